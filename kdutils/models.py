@@ -1,0 +1,214 @@
+"""Models from transformers configurations: a translator, a classifier, a masked language model.
+
+>>> model = translation_model(vocab_size=1000, width=64, layers=2)     # 0.3 million parameters, untrained
+
+They are the library's own classes, so a trained one is saved with `save_pretrained` and loaded by plain
+transformers. LayerDrop is off: it would drop a layer for both halves of a doubled batch at once, and two passes
+that are to be compared must draw their dropout independently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    PreTrainedModel,
+)
+
+from kdutils.errors import UserError
+
+PAD, BOS, EOS = 0, 1, 2  # as in kdutils.batches
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
+
+
+def translation_model(
+    vocab_size: int,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    feedforward: int = 256,
+    dropout: float = 0.1,
+    max_length: int = 256,
+) -> PreTrainedModel:
+    """A pre-norm encoder-decoder (M2M100's architecture) with `layers` layers a side and tied embeddings.
+
+    `dropout` is applied to the embeddings, the attention and feed-forward outputs; to attention weights and
+    hidden activations it is not, as in the recipes that the papers used. Raises UserError when the width cannot
+    be divided among the heads.
+    """
+    _check_heads(width, heads)
+    config = M2M100Config(
+        vocab_size=vocab_size, d_model=width, encoder_layers=layers, decoder_layers=layers,
+        encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=feedforward,
+        decoder_ffn_dim=feedforward, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0,
+        encoder_layerdrop=0.0, decoder_layerdrop=0.0, max_position_embeddings=max_length, scale_embedding=True,
+        pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS, activation_function="relu",
+    )  # fmt: skip
+    model = M2M100ForConditionalGeneration(config)
+    xavier(model)
+    return model
+
+
+def classifier(
+    vocab_size: int,
+    labels: tuple[str, ...],
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    feedforward: int = 256,
+    dropout: float = 0.1,
+    max_length: int = 128,
+) -> PreTrainedModel:
+    """A BERT encoder with a classification head, untrained. Raises UserError when heads do not divide the width."""
+    config = _bert(vocab_size, width, layers, heads, feedforward, dropout, max_length)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    return BertForSequenceClassification(config)
+
+
+def masked_lm(
+    vocab_size: int,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    feedforward: int = 256,
+    dropout: float = 0.1,
+    max_length: int = 128,
+) -> PreTrainedModel:
+    """A BERT encoder with a masked-language-model head, untrained."""
+    return BertForMaskedLM(_bert(vocab_size, width, layers, heads, feedforward, dropout, max_length))
+
+
+def pretrained(name: str, task: str, labels: tuple[str, ...] = (), **changes: float) -> PreTrainedModel:
+    """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm".
+
+    `changes` override fields of its configuration, such as `hidden_dropout_prob`. Only safetensors are read.
+    Raises UserError when the model cannot be found or fetched.
+    """
+    loader = {
+        "translation": AutoModelForSeq2SeqLM,
+        "classification": AutoModelForSequenceClassification,
+        "masked_lm": AutoModelForMaskedLM,
+    }[task]
+    if task == "classification":
+        changes = {**changes, "num_labels": len(labels), "id2label": dict(enumerate(labels))}
+    try:
+        return loader.from_pretrained(name, use_safetensors=True, **changes)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The model '{name}' could not be loaded ({first}): check its name, or fetch it once with a network."
+        ) from error
+
+
+def xavier(model: nn.Module) -> None:
+    """Xavier-uniform matrices, zero biases, embeddings of variance 1/width.
+
+    The library's default (normal, 0.02) leaves a small translator on its first plateau for hundreds of updates.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in model.modules():  # after the matrices: the output projection is tied to the embedding
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
+
+
+@contextlib.contextmanager
+def only_at(model: nn.Module, positions: Tensor) -> Iterator[None]:
+    """While active, the output projection computes logits at the given flat positions only: (N, V), not (B, T, V).
+
+    `positions` (N,) index the hidden states reshaped to (B*T, width). Padding is then never projected onto the
+    vocabulary, which is most of the cost and memory of a small model with a large vocabulary.
+    """
+    plain = model.module if hasattr(model, "module") else model  # under data parallelism
+
+    def pick(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = inputs[0]
+        return (hidden.reshape(-1, hidden.shape[-1])[positions],)
+
+    handle = plain.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def counted_logits(model: nn.Module, batch: dict[str, Tensor], copies: int = 1) -> Tensor:
+    """Logits (N, V) of the N targets that a batch of `kdutils.batches` counts; with copies=K, (K, N, V).
+
+    The K copies run as one forward pass over the batch repeated K times: dropout is drawn for every row anew, so
+    they are K independent passes, and the GPU sees one large batch instead of K small ones.
+    """
+    inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}
+    if "decoder_input_ids" in inputs:
+        inputs["use_cache"] = False
+    if copies > 1:
+        inputs = {k: v.repeat(copies, 1) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    if "positions" not in batch:
+        logits = model(**inputs).logits
+    else:
+        cells = batch["labels"].numel()
+        positions = torch.cat([batch["positions"] + copy * cells for copy in range(copies)])
+        with only_at(model, positions):
+            logits = model(**inputs).logits
+    return logits.reshape(copies, -1, logits.shape[-1]) if copies > 1 else logits
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Puts a model into training or evaluation mode and afterwards every module back into the one it had."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def free_memory() -> None:
+    """Gives back memory that Python and the GPU's allocator still hold, between two runs of a notebook."""
+    import gc
+    import sys
+
+    sys.last_value = sys.last_traceback = None  # a traceback keeps the tensors of a failed cell alive
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _bert(
+    vocab_size: int, width: int, layers: int, heads: int, feedforward: int, dropout: float, max_length: int
+) -> BertConfig:
+    _check_heads(width, heads)
+    return BertConfig(
+        vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=feedforward, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        max_position_embeddings=max_length, pad_token_id=PAD,
+    )  # fmt: skip
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise UserError(f"A width of {width} cannot be divided among {heads} heads: choose a multiple of {heads}.")

@@ -1,0 +1,1 @@
+"""One module a paper: its objectives as pure functions, its method, its experiment."""

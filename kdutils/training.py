@@ -1,0 +1,450 @@
+"""One training loop for every paper, on accelerate.
+
+>>> fitted = fit(model, RDrop(alpha=5.0), batches, Recipe(updates=400), evaluate=scores, folder="runs/try")
+
+A paper contributes a `Method`: the loss of a batch and, where it has them, teachers, averages and schedules. The
+loop contributes everything else: precision, accumulation, clipping, evaluation, checkpoints, resuming, the time
+guard. Called again with the same folder, `fit` goes on where it was; on a CPU the result is the same to the last
+bit as that of a run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from kdutils.checkpoints import Checkpoints, load_weights, save_weights
+from kdutils.divergences import label_smoothed_nll
+from kdutils.errors import Paused, UserError, unknown
+from kdutils.files import explained, make_folder, write_text
+from kdutils.models import counted_logits
+from kdutils.progress import progress
+
+SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, whatever the method: the optimiser, its schedule, and when to look."""
+
+    updates: int = 400
+    learning_rate: float = 3e-3
+    warmup: int = 40  # updates
+    schedule: str = "inverse_sqrt"  # one of SCHEDULES
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 1e-4
+    clip: float = 0.0  # largest norm of the gradient; 0 means no clipping
+    accumulation: int = 1  # batches an update, over all processes
+    eval_every: int = 100  # updates
+    log_every: int = 20
+    checkpoint_every: int = 200
+    patience: int = 0  # evaluations without improvement before stopping; 0 means never
+    monitor: str = "loss"  # the validation score that picks the best weights
+    larger_is_better: bool = False
+    precision: str = "auto"  # auto, fp32, bf16, fp16
+    tracker: str = ""  # one of accelerate's own, such as tensorboard or wandb; none by default
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the training a loss is computed."""
+
+    update: int  # the update under way, counted from 1
+    updates: int  # of the whole run
+    epoch: int  # counted from 0
+    logged: bool  # whether this update's terms are written to the history
+
+
+class Method:
+    """Plain training, and what a paper may change about it.
+
+    The loss is a sum over this batch divided by the counts of the whole update, so that accumulating four small
+    batches and taking one large one are the same update. Subclasses override `loss`, and the hooks they need.
+    """
+
+    name = "baseline"
+    passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
+
+    def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
+        self.epsilon, self.convention = epsilon, convention
+
+    def attach(self, model: nn.Module) -> None:
+        """Called once before training with the model on its device: the place to build teachers."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks trained beside the model, by name; they are optimised, checkpointed and exported apart."""
+        return {}
+
+    def count(self, batch: dict[str, Tensor]) -> dict[str, int]:
+        """What the terms of the loss are averaged over, known before any forward pass."""
+        return {"targets": batch["targets"].numel()}
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
+    ) -> dict[str, Tensor]:
+        """The terms of the loss; "loss" is differentiated, the others are logged."""
+        logits = counted_logits(model, batch)
+        total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
+        return {"loss": total / counts["targets"]}
+
+    def after_update(self, model: nn.Module, moment: Moment) -> None:
+        """Called after every update: averages of weights are renewed here."""
+
+    def after_evaluation(self, model: nn.Module, scores: dict[str, float], moment: Moment) -> None:
+        """Called after every evaluation: teachers are replaced here."""
+
+    def state(self) -> dict[str, Any]:
+        """What must be restored when a run goes on: nested containers of tensors and numbers."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back what `state` returned."""
+
+
+class BatchPlan(Protocol):
+    """What the loop needs of its data; `kdutils.batches.Batches` is one."""
+
+    def plan(self, epoch: int) -> list[list[int]]: ...
+
+    def batch(self, epoch: int, index: int) -> dict[str, Tensor]: ...
+
+
+@dataclass
+class Fitted:
+    """What `fit` returns; with a folder, the model itself then holds the best weights, else the last."""
+
+    history: list[dict[str, Any]]
+    best: dict[str, Any]  # {"update": int, "file": str, **scores} of the best evaluation
+    updates: int
+    seconds: float
+    resumed_at: int  # the update it went on from; 0 for a run in one piece
+
+
+def choose_precision(device: torch.device | str | None = None, wanted: str = "auto") -> tuple[str, str]:
+    """("no" | "bf16" | "fp16", why), in accelerate's words, for a device and a wish."""
+    names = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+    if wanted != "auto":
+        if wanted not in names:
+            raise unknown("precision", wanted, ["auto", *names])
+        return names[wanted], "as asked for"
+    kind = torch.device(device).type if device else ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind != "cuda":
+        return "no", "float32: there is no GPU, and half precision gains nothing on most CPUs"
+    major, minor = torch.cuda.get_device_capability()
+    if major >= 8:
+        return "bf16", f"bfloat16: compute capability {major}.{minor} has it in hardware, and it needs no loss scaling"
+    return "fp16", f"float16 with loss scaling: compute capability {major}.{minor} has no fast bfloat16"
+
+
+def fit(
+    model: nn.Module,
+    method: Method,
+    batches: BatchPlan,
+    recipe: Recipe,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    folder: str | Path | None = None,
+    identity: str = "",
+    until: float | None = None,
+    description: str = "training",
+) -> Fitted:
+    """Trains `model` in place and returns its history; with a `folder`, resumes what is there.
+
+    evaluate: validation scores of the model, called every `eval_every` updates in a frozen random state, so that
+    looking more often does not change the training. identity: a digest of the settings; a checkpoint of other
+    settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is written and
+    Paused is raised. Raises UserError for an impossible recipe, and when the loss is no longer a number.
+    """
+    loop = _Loop(model, method, batches, recipe, evaluate, Path(folder) if folder else None, identity, description)
+    return loop.run(until)
+
+
+@dataclass
+class _Position:
+    """Everything about a run's progress that JSON can hold."""
+
+    update: int = 0
+    epoch: int = 0
+    index: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    stale: int = 0  # evaluations since the best
+
+
+class _Loop:
+    def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
+        if recipe.schedule not in SCHEDULES:
+            raise unknown("schedule", recipe.schedule, SCHEDULES)
+        self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
+        self.folder, self.identity, self.description = folder, identity, description
+        self.accelerator = _accelerator(recipe, folder)
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        if recipe.accumulation % self.world:
+            raise UserError(f"Set accumulation to a multiple of {self.world}, the number of processes.")
+        self.at, self.history, self.resumed_at = _Position(), [], 0
+        self.window = _Window()
+        self._prepare(model)
+        self.checkpoints = None
+        if folder:
+            self.checkpoints = Checkpoints(folder / "checkpoints", self.rank, self.accelerator.wait_for_everyone)
+            self._resume()
+
+    def _prepare(self, model: nn.Module) -> None:
+        self.plain = model.to(self.accelerator.device)
+        self.method.attach(self.plain)
+        extras = self.method.modules()
+        modules = (model, *(extra.to(self.accelerator.device) for extra in extras.values()))
+        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            _decayed(self.trained, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=self.recipe.betas
+        )
+        # accelerate's wrapper steps a scheduler once a process; ours counts updates, so it stays unwrapped
+        self.scheduler = get_scheduler(self.recipe.schedule, optimizer, self.recipe.warmup, self.recipe.updates)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # accelerate would turn half-precision logits into float32, the largest tensor of the step, twice over;
+        # the objectives raise the precision slice by slice instead, so autocast is entered here by hand
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.saved = {"model": self.plain, **extras}
+
+    # --- the run ---------------------------------------------------------------------------------------------
+
+    def run(self, until: float | None) -> Fitted:
+        recipe, started = self.recipe, time.monotonic() - self.at.seconds
+        self.plain.train()
+        with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
+            while self.at.update < recipe.updates and not self._patience_is_over():
+                self._update()
+                self.at.seconds = time.monotonic() - started
+                update = self.at.update
+                if update % recipe.log_every == 0 or update == recipe.updates:
+                    bar.set_postfix_str(self._log_training(), refresh=False)
+                if self.evaluate and (update % recipe.eval_every == 0 or update == recipe.updates):
+                    self._evaluate()
+                bar.update(1)
+                paused = until is not None and time.monotonic() >= until and update < recipe.updates
+                if self.checkpoints and (paused or update % recipe.checkpoint_every == 0 or update == recipe.updates):
+                    self._save()
+                if paused:
+                    raise Paused(self._how_to_go_on())
+        if self.at.best and self.folder:
+            load_weights(self.plain, self.folder / self.at.best["file"])
+        return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
+
+    def _update(self) -> None:
+        """One optimiser step over `accumulation` batches."""
+        moment = self._moment(self.at.update + 1)
+        mine = [self.batches.batch(*place) for place in self._take(self.recipe.accumulation)[self.rank :: self.world]]
+        counts = self._counts(mine)
+        for number, batch in enumerate(mine, start=1):
+            batch = {k: v.to(self.accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            with self._local(number < len(mine)), self.accelerator.autocast():
+                terms = self.method.loss(self.model, batch, counts, moment)
+                self.accelerator.backward(terms["loss"] * self.world)  # processes average their gradients
+            self.window.add(terms)
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(self.trained, self.recipe.clip)
+        self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.window.updates += 1
+        self.at.update += 1
+        self.method.after_update(self.plain, moment)
+
+    def _take(self, count: int) -> list[tuple[int, int]]:
+        """The next (epoch, index) places of the data; the plan of an epoch is a pure function of its number."""
+        places = []
+        for _ in range(count):
+            if self.at.index >= self._batches_in(self.at.epoch):
+                self.at.epoch, self.at.index = self.at.epoch + 1, 0
+            places.append((self.at.epoch, self.at.index))
+            self.at.index += 1
+        return places
+
+    def _batches_in(self, epoch: int) -> int:
+        if getattr(self, "_planned", None) is None or self._planned[0] != epoch:
+            self._planned = (epoch, len(self.batches.plan(epoch)))
+        return self._planned[1]
+
+    def _moment(self, update: int) -> Moment:
+        logged = update % self.recipe.log_every == 0 or update == self.recipe.updates
+        return Moment(update, self.recipe.updates, self.at.epoch, logged)
+
+    def _counts(self, mine: list[dict[str, Tensor]]) -> dict[str, int]:
+        """What the whole update counts, over its batches and over all processes; at least 1."""
+        total: dict[str, int] = {}
+        for batch in mine:
+            for name, count in self.method.count(batch).items():
+                total[name] = total.get(name, 0) + count
+        if self.world > 1:
+            summed = torch.tensor(list(total.values()), device=self.accelerator.device)
+            total = dict(zip(total, self.accelerator.reduce(summed, "sum").tolist(), strict=True))
+        return {name: max(int(count), 1) for name, count in total.items()}
+
+    def _local(self, more: bool) -> contextlib.AbstractContextManager:
+        """No exchange of gradients between processes while more batches of this update follow."""
+        return self.accelerator.no_sync(self.model) if more and self.world > 1 else contextlib.nullcontext()
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    def _log_training(self) -> str:
+        means = self.window.means(self.accelerator, self.world)
+        if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
+            raise UserError(
+                f"The loss of {self.description} is no longer a number at update {self.at.update}: lower the "
+                "learning_rate, raise the warmup, or clip the gradient (clip=1.0)."
+            )
+        self._record("train", {**means, "learning_rate": self.scheduler.get_last_lr()[0]})
+        return f"loss {means['loss']:.3f}"
+
+    def _evaluate(self) -> None:
+        scores = self.scores()
+        self._record("eval", scores)
+        better = scores[self.recipe.monitor] * (-1 if self.recipe.larger_is_better else 1)
+        known = self.at.best.get("order", float("inf"))
+        self.at.stale += 1
+        if better < known:
+            self.at.stale = 0
+            file = f"best-{self.at.update:08d}.safetensors"
+            self.at.best = {"update": self.at.update, "file": file, "order": better, **scores}
+            if self.folder and self.accelerator.is_main_process:
+                save_weights(self.plain, self.folder / file)
+        self.method.after_evaluation(self.plain, scores, self._moment(self.at.update))
+
+    def scores(self) -> dict[str, float]:
+        """The validation scores; the random state of the training is untouched by what they draw."""
+        cuda = [self.accelerator.device.index or 0] if self.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), self.accelerator.autocast():
+            torch.manual_seed(0)
+            return {name: float(score) for name, score in self.evaluate(self.plain).items()}
+
+    def _record(self, kind: str, numbers: dict[str, float]) -> None:
+        row = {"update": self.at.update, "epoch": self.at.epoch, "kind": kind, **numbers}
+        row["seconds"] = round(self.at.seconds, 3)
+        self.history.append(row)
+        if self.recipe.tracker:
+            self.accelerator.log({f"{kind}/{k}": v for k, v in numbers.items()}, step=self.at.update)
+        if self.folder and self.accelerator.is_main_process:
+            with explained(self.folder), open(self.folder / "history.jsonl", "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    def _patience_is_over(self) -> bool:
+        return bool(self.recipe.patience) and self.at.stale >= self.recipe.patience
+
+    @contextlib.contextmanager
+    def _tracking(self) -> Iterator[None]:
+        if self.recipe.tracker:
+            self.accelerator.init_trackers("kdutils", config={k: str(v) for k, v in vars(self.recipe).items()})
+        try:
+            yield
+        finally:
+            if self.recipe.tracker:
+                self.accelerator.end_training()
+
+    # --- stopping and going on -------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        tensors = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
+            "method": self.method.state(),
+            "window": vars(self.window),
+        }
+        facts = {"identity": self.identity, "at": vars(self.at), "history": self.history}
+        self.checkpoints.save(self.at.update, self.saved, tensors, facts)
+        self._drop_old_bests()
+
+    def _drop_old_bests(self) -> None:
+        """Keeps the best weights that some kept checkpoint still points to."""
+        if self.accelerator.is_main_process:
+            named = {_facts(path)["at"]["best"].get("file") for path in self.checkpoints.names()}
+            for file in self.folder.glob("best-*.safetensors"):
+                if file.name not in named:
+                    file.unlink(missing_ok=True)
+
+    def _resume(self) -> None:
+        newest = self.checkpoints.newest()
+        if newest is None:
+            self._rewrite_history()
+            return
+        if _facts(newest)["identity"] != self.identity:
+            raise UserError(f"{self.folder} holds a run with other settings: choose another folder, or delete it.")
+        tensors, facts = self.checkpoints.load(newest, self.saved)
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.scheduler.load_state_dict(tensors["scheduler"])
+        if self.accelerator.scaler and tensors["scaler"]:
+            self.accelerator.scaler.load_state_dict(tensors["scaler"])
+        self.method.restore(tensors["method"])
+        self.window = _Window(**tensors["window"])
+        self.at, self.history = _Position(**facts["at"]), facts["history"]
+        self.resumed_at = self.at.update
+        self._rewrite_history()
+
+    def _rewrite_history(self) -> None:
+        """Lines that were written after the checkpoint are written again by the resumed run."""
+        if self.accelerator.is_main_process:
+            write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history))
+
+    def _how_to_go_on(self) -> str:
+        return (
+            f"Paused {self.description} after update {self.at.update} of {self.recipe.updates} because max_minutes "
+            f"are over; everything is saved in {self.folder}: run the same again to go on."
+        )
+
+
+@dataclass
+class _Window:
+    """Sums of the loss terms since the last log line, kept on the device until somebody asks."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    updates: int = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, term in terms.items():
+            term = term.detach().float()
+            self.sums[name] = term + self.sums[name].to(term.device) if name in self.sums else term
+
+    def means(self, accelerator: Accelerator, world: int) -> dict[str, float]:
+        """The loss averaged over the updates, the other terms as they were in the last one; then starts anew."""
+        stacked = torch.stack([*self.sums.values()])
+        if world > 1:
+            stacked = accelerator.reduce(stacked, "sum")
+        means = dict(zip(self.sums, stacked.tolist(), strict=True))
+        means["loss"] /= self.updates
+        self.sums, self.updates = {}, 0
+        return means
+
+
+def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
+    precision, _ = choose_precision(wanted=recipe.precision)
+    try:
+        return Accelerator(
+            mixed_precision=precision,
+            log_with=recipe.tracker or None,
+            project_dir=str(make_folder(folder)) if folder and recipe.tracker else None,
+        )
+    except ValueError as error:
+        raise UserError(f"This machine cannot train as asked: {error}") from error
+
+
+def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases and layer-norm vectors do not."""
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return json.loads((path / "facts.json").read_text(encoding="utf-8"))
