@@ -25,6 +25,7 @@ from transformers import (
     M2M100ForConditionalGeneration,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from kdutils.errors import UserError
 
@@ -101,15 +102,28 @@ def pretrained(name: str, task: str, labels: tuple[str, ...] = (), **changes: fl
         "classification": AutoModelForSequenceClassification,
         "masked_lm": AutoModelForMaskedLM,
     }[task]
-    if task == "classification":
+    if labels:
         changes = {**changes, "num_labels": len(labels), "id2label": dict(enumerate(labels))}
     try:
-        return loader.from_pretrained(name, use_safetensors=True, **changes)
+        with quiet():
+            return loader.from_pretrained(name, use_safetensors=True, **changes)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"The model '{name}' could not be loaded ({first}): check its name, or fetch it once with a network."
         ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No bars of transformers for the reading and writing of small files; they would stay in notebooks."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def xavier(model: nn.Module) -> None:

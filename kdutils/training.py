@@ -223,7 +223,8 @@ class _Loop:
         self.plain.train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
             while self.at.update < recipe.updates and not self._patience_is_over():
-                self._update()
+                with _enough_memory():
+                    self._update()
                 self.at.seconds = time.monotonic() - started
                 update = self.at.update
                 if update % recipe.log_every == 0 or update == recipe.updates:
@@ -437,6 +438,18 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f"This machine cannot train as asked: {error}") from error
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+        raise UserError(
+            f"The GPU's memory ({total:.0f} GiB) is too small for this batch: halve max_tokens or batch_size and "
+            "double accumulation, which is the same update in more pieces."
+        ) from error
 
 
 def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

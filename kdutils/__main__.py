@@ -1,0 +1,205 @@
+"""python -m kdutils list | run | train | report | doctor | refresh
+
+Every command explains itself with --help. Errors are one sentence and a non-zero exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdutils import __version__
+from kdutils.errors import Paused, UserError
+from kdutils.settings import PRESETS, parse_assignments
+
+EXIT_ERROR, EXIT_PAUSED = 1, 75  # 75: try again later, as in sysexits.h
+
+EPILOG = """\
+examples
+  python -m kdutils list
+      the papers, their notebooks, experiments and arms
+  python -m kdutils run r_drop --preset study --seeds 1 2 3 --set alpha=1
+      the notebook by papermill, one process a seed, then one that puts them together
+  python -m kdutils run --all
+      every notebook at the demo preset
+  python -m kdutils train r_drop --tasks translation --set data=/data/multi30k test_split=test_2016_flickr
+      the same experiment without a notebook, on your own corpus
+  accelerate launch -m kdutils train r_drop --preset study
+      the same on several GPUs
+  python -m kdutils report
+      the results board, runs/report.html
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except Paused as pause:
+        print(pause, file=sys.stderr)
+        return EXIT_PAUSED
+    except UserError as error:
+        print(f"kdutils: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+def list_papers(options: argparse.Namespace) -> None:
+    from kdutils import runs
+
+    for name in runs.names():
+        paper, notebook = runs.load(name), runs.notebook_of(name)
+        print(f"{name}\n  {paper.TITLE}\n  {paper.CITATION}")
+        print(f"  notebook    {notebook.relative_to(runs.HOME) if notebook else 'not beside this installation'}")
+        for experiment in paper.EXPERIMENTS:
+            print(f"  experiment  {experiment.name}: {', '.join(arm.name for arm in experiment.arms)}")
+        print(f"  claims      {', '.join(claim.id for claim in paper.CLAIMS)}")
+
+
+def run(options: argparse.Namespace) -> None:
+    from kdutils import runs
+
+    if not options.paper and not options.all:
+        raise UserError("Say which paper to run, for example 'run r_drop', or use --all.")
+    for name in runs.names() if options.all else options.paper:
+        runs.execute(
+            name, options.preset, options.seeds, parse_assignments(options.set), options.tasks, options.runs,
+            options.max_minutes,
+        )  # fmt: skip
+    if options.all:
+        owned = {runs.notebook_of(name) for name in runs.names()}
+        for notebook in runs.all_notebooks():
+            if notebook not in owned:  # 00, last: it draws the board of what the others have left
+                place = Path(options.runs) / notebook.stem / notebook.name
+                runs.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, place)
+
+
+def train(options: argparse.Namespace) -> None:
+    from kdutils import experiments, runs
+
+    paper = runs.load(options.paper)
+    wanted = experiments.resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
+    chosen = [experiment for experiment in paper.EXPERIMENTS if experiment.name in wanted]
+    for experiment in chosen:
+        for arm in options.arms or []:
+            experiment.arm(arm)
+        settings = wanted[experiment.name]
+        records = experiments.run(
+            experiment, settings, options.seeds or [1, 2, 3], options.runs, options.arms, options.max_minutes
+        )
+        if experiments.main_process():
+            _print_metrics(records)
+            for record in records if options.record else []:
+                print(f"recorded in {runs.keep(record, options.results)}")
+
+
+def report(options: argparse.Namespace) -> None:
+    from kdutils import report as board
+    from kdutils import runs
+
+    claims = {name: runs.load(name).CLAIMS for name in runs.names()}
+    print(f"The results board is {board.write_report(options.runs, options.results, claims)}")
+
+
+def doctor(options: argparse.Namespace) -> None:
+    from kdutils import doctor as surgery
+
+    if not surgery.examine(options.runs):
+        raise UserError("Something that is needed is missing: see the lines marked 'missing' above.")
+
+
+def refresh(options: argparse.Namespace) -> None:
+    from kdutils import runs
+
+    for notebook in runs.all_notebooks():
+        if not options.paper or any(notebook.stem.endswith(name) for name in options.paper):
+            print(f"{notebook.name}: executing", flush=True)
+            runs.refresh(notebook)
+
+
+def _print_metrics(records: list[dict[str, Any]]) -> None:
+    for record in records:
+        for name, arm in record["arms"].items():
+            scores = {k: v for k, v in arm["metrics"].items() if k.startswith("test_") or k == "minutes"}
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
+            print(f"{record['task']}, seed {record['seed']}, {name}: {shown}")
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kdutils",
+        description="Knowledge distillation in NLP: run the notebooks, train without them, report the results.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kdutils {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    _command(commands, "list", list_papers, "the papers, their notebooks, experiments and arms")
+
+    one = _command(commands, "run", run, "execute notebooks with papermill")
+    one.add_argument("paper", nargs="*", help="names of papers, as 'list' shows them")
+    one.add_argument("--all", action="store_true", help="every notebook of the suite")
+    _experiment_options(one)
+
+    one = _command(commands, "train", train, "run a paper's experiment without a notebook")
+    one.add_argument("paper", help="the name of a paper, as 'list' shows it")
+    _experiment_options(one)
+    one.add_argument("--arms", nargs="+", metavar="ARM", help="train only these; all by default")
+    one.add_argument("--record", action="store_true", help="keep the results under --results, to be committed")
+    one.add_argument("--results", default="results", metavar="FOLDER", help="recorded results (default: results)")
+
+    one = _command(commands, "report", report, "draw the results board from runs/ and results/")
+    _runs_option(one)
+    one.add_argument("--results", default="results", metavar="FOLDER", help="recorded results (default: results)")
+
+    one = _command(commands, "doctor", doctor, "say what this machine can run, and what is missing")
+    _runs_option(one)
+
+    one = _command(commands, "refresh", refresh, "execute the committed notebooks again, in place")
+    one.add_argument("paper", nargs="*", help="only those of these papers")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _experiment_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", default="demo", help=f"{', '.join(PRESETS)} (default: demo)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these experiments of the paper")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="one run of every arm for each")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="change settings: alpha=1, or classification.alpha=1 for one task",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-minutes", type=float, default=0.0, metavar="M",
+        help="stop cleanly after so long (exit status 75); the same command then goes on",
+    )  # fmt: skip
+    _runs_option(parser)
+
+
+def _runs_option(parser: argparse.ArgumentParser) -> None:
+    default = os.environ.get("KDUTILS_RUNS", "runs")
+    parser.add_argument("--runs", default=default, metavar="FOLDER", help=f"where runs lie (default: {default})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Method against baseline at several seeds: trained once, kept, and loaded ever after.
+
+>>> settings = resolve(EXPERIMENTS, "demo")["translation"]
+>>> records = run(experiment, settings, seeds=[1, 2, 3], runs="runs")
+>>> records[0]["arms"]["r_drop"]["metrics"]["test_bleu"]
+
+A run lies in `<runs>/<paper>/<task>-<preset>-<digest of the settings>/seed-<n>/`, with one folder an arm. What is
+finished there is loaded, what was interrupted goes on, and other settings have another folder, so nothing is
+computed twice or overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from kdutils import models
+from kdutils.batches import save_tokenizer
+from kdutils.checkpoints import Checkpoints, random_state, set_random_state
+from kdutils.errors import UserError, unknown
+from kdutils.files import digest, exclusive, explained, read_json, write_json
+from kdutils.provenance import peak_memory_mb, provenance, reset_peak_memory
+from kdutils.settings import UNHASHED, Settings, Table
+from kdutils.tasks import Task
+from kdutils.training import Fitted, Method, fit
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training in a comparison: a method, and how its recipe departs from the settings."""
+
+    name: str
+    label: str  # for figures and tables
+    method: Callable[[Settings], Method]
+    recipe: Callable[[Settings], dict[str, Any]] = field(default=lambda settings: {})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A paper's comparison on one task: the settings, the arms, and what is measured besides the task's scores."""
+
+    paper: str
+    task: type[Task]
+    settings: Table
+    arms: tuple[Arm, ...]
+    look: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name. Raises UserError with the known ones."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise unknown("arm", name, [arm.name for arm in self.arms])
+
+
+def resolve(
+    experiments: Iterable[Experiment],
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> dict[str, Settings]:
+    """The settings of each wanted task, by its name.
+
+    An override is named after its setting and applies to every task that has it; "translation.alpha" applies to
+    one. Raises UserError for an unknown preset, task or setting, before anything is computed.
+    """
+    known = {experiment.name: experiment for experiment in experiments}
+    for task in tasks or ():
+        if task not in known:
+            raise unknown("task", task, known)
+    wanted = [known[task] for task in tasks or known]
+    shares: dict[str, dict[str, Any]] = {experiment.name: {} for experiment in wanted}
+    for name, value in (overrides or {}).items():
+        task, dot, setting = name.rpartition(".")
+        if dot and task not in shares:
+            raise unknown("task", task, shares)
+        takers = [e for e in wanted if task in ("", e.name) and setting in e.settings.settings]
+        if not takers:
+            raise unknown("setting", setting, sorted({s for e in wanted for s in e.settings.settings}))
+        for taker in takers:
+            shares[taker.name][setting] = value
+    return {e.name: e.settings.resolve(preset, shares[e.name]) for e in wanted}
+
+
+def folder(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> Path:
+    """Where the runs of an experiment with these settings lie."""
+    return Path(runs) / experiment.paper / f"{experiment.name}-{settings.preset}-{settings.digest}"
+
+
+def run(
+    experiment: Experiment,
+    settings: Settings,
+    seeds: Sequence[int] = (1, 2, 3),
+    runs: str | Path = "runs",
+    arms: Sequence[str] | None = None,
+    max_minutes: float = 0.0,
+    task: Task | None = None,
+) -> list[Record]:
+    """Trains every arm for every seed, or loads what is finished; returns one record a seed.
+
+    arms: only these (all by default). max_minutes: stop cleanly after so long (0: never); the same call then goes
+    on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds or
+    arms, Paused when the time is over.
+    """
+    chosen = [experiment.arm(name) for name in arms] if arms else list(experiment.arms)
+    until = time.monotonic() + 60 * max_minutes if max_minutes else None
+    for seed in checked_seeds(seeds):
+        place = folder(experiment, settings, runs) / f"seed-{seed}"
+        missing = [arm for arm in chosen if not (place / arm.name / "result.json").exists()]
+        if not missing:
+            print(f"{experiment.name}, seed {seed}: loaded from {place}")
+            continue
+        task = task or experiment.task(settings)
+        with exclusive(place) if main_process() else contextlib.nullcontext():
+            for arm in missing:
+                _train(experiment, task, arm, seed, place / arm.name, until)
+            if main_process():
+                write_json(place / "record.json", _record(experiment, task, seed, place))
+    found = finished(experiment, settings, runs)
+    return [record for record in found if record["seed"] in seeds]
+
+
+def finished(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> list[Record]:
+    """The records of all finished seeds of these settings, in the order of the seeds."""
+    records = [read_json(path) for path in folder(experiment, settings, runs).glob("seed-*/record.json")]
+    return sorted(records, key=lambda record: record["seed"])
+
+
+def load_model(
+    experiment: Experiment, settings: Settings, arm: str, seed: int = 1, runs: str | Path = "runs"
+) -> PreTrainedModel:
+    """The trained model of an arm, in evaluation mode, as plain transformers loads it."""
+    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name / "model"
+    if not place.is_dir():
+        raise UserError(f"There is no finished model in {place}: run the experiment for seed {seed} first.")
+    return models.pretrained(str(place), experiment.name).eval()
+
+
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds as they are. Raises UserError unless they are different whole numbers of at least 0."""
+    fine = seeds and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+    if not fine or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different whole numbers, such as [1, 2, 3], not {list(seeds)}.")
+    return list(seeds)
+
+
+def main_process() -> bool:
+    """Whether this process writes the results: the first one under `accelerate launch`, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _train(
+    experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path, until: float | None
+) -> None:
+    recipe = task.recipe(**arm.recipe(task.settings))
+    model, method = task.model(seed), arm.method(task.settings)
+    hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
+    identity = digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
+    reset_peak_memory()
+    with seeded(seed):
+        fitted = fit(
+            model, method, task.training_batches(seed), recipe,
+            evaluate=lambda current: {**task.validate(current), **experiment.look(task, current)},
+            folder=place, identity=identity, until=until, description=f"{arm.name}, seed {seed}",
+        )  # fmt: skip
+    if main_process():
+        _keep(task, model, method, fitted, place)
+        print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
+
+
+def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, place: Path) -> None:
+    """Tests and exports a trained model; the result is written last, so that it stands for all of it."""
+    metrics = {
+        **task.test(model),
+        **_scores("validation", fitted.best),
+        **_scores("final", _last_evaluation(fitted)),
+        "best_update": fitted.best.get("update", fitted.updates),
+        "updates": fitted.updates,
+        "minutes": fitted.seconds / 60,
+        "seconds_per_update": fitted.seconds / max(fitted.updates, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "parameters": models.parameter_count(model),
+    }
+    with explained(place), models.quiet():
+        model.save_pretrained(place / "model")
+    save_tokenizer(task.tokenizer, place / "model")
+    result = {"metrics": metrics, "history": fitted.history, "provenance": provenance()}
+    write_json(place / "result.json", result)
+    Checkpoints(place / "checkpoints").clear()
+    for weights in place.glob("best-*.safetensors"):
+        weights.unlink(missing_ok=True)
+
+
+def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Record:
+    arms = {a.name: read_json(f) for a in experiment.arms if (f := place / a.name / "result.json").exists()}
+    settings = task.settings
+    return {
+        "paper": experiment.paper,
+        "task": experiment.name,
+        "preset": settings.preset,
+        "settings": dict(settings),
+        "overrides": settings.overrides,
+        "seed": seed,
+        "arms": arms,
+        "provenance": {**provenance(), "data": task.facts()},
+    }
+
+
+def _scores(prefix: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores among the fields of a history row or of a best evaluation, with a prefix to their names."""
+    others = ("update", "epoch", "kind", "seconds", "file", "order")
+    return {f"{prefix}_{name}": value for name, value in row.items() if name not in others}
+
+
+def _last_evaluation(fitted: Fitted) -> dict[str, Any]:
+    return next((row for row in reversed(fitted.history) if row["kind"] == "eval"), {})
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every random generator starts from `seed` inside, and is as it was before afterwards."""
+    before = random_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(before)
