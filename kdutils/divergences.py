@@ -17,6 +17,7 @@ magnitude give finite values and gradients. Values are in nats. Second derivativ
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -86,8 +87,9 @@ def label_smoothed_nll(
     target outside the vocabulary at a position that counts.
     """
     formula = nll_formula(targets, logits.shape[-1], epsilon, convention)
-    if logits.shape[:-1] != targets.shape:
-        raise UserError(f"Logits {tuple(logits.shape)} need targets {tuple(logits.shape[:-1])}, not {tuple(targets.shape)}.")
+    wanted, given = tuple(logits.shape[:-1]), tuple(targets.shape)
+    if wanted != given:
+        raise UserError(f"Logits {tuple(logits.shape)} need targets of the shape {wanted}, not {given}.")
     return _apply(formula, (logits[None],), mask, reduction)
 
 
@@ -220,7 +222,7 @@ class _Rowwise(torch.autograd.Function):
     def forward(ctx, formula, rows: Tensor | slice, *logits: Tensor) -> Tensor:
         ctx.formula, ctx.rows = formula, rows
         ctx.save_for_backward(*logits)
-        values = logits[0].new_zeros(logits[0].shape[1], dtype=_precision(logits[0]))
+        values = logits[0].new_zeros(logits[0].shape[1], dtype=_precision(*logits))
         for some in _slices(rows, logits):
             values[some] = formula.value(some, *_log_softmax(logits, some))
         return values
@@ -271,11 +273,11 @@ def _slices(rows: Tensor | slice, logits: tuple[Tensor, ...]) -> Iterator[Tensor
 
 
 def _log_softmax(logits: tuple[Tensor, ...], rows: Tensor | slice) -> list[Tensor]:
-    return [z[:, rows].log_softmax(-1, dtype=_precision(z)) for z in logits]
+    return [z[:, rows].log_softmax(-1, dtype=_precision(*logits)) for z in logits]
 
 
-def _precision(z: Tensor) -> torch.dtype:
-    return torch.promote_types(z.dtype, torch.float32)
+def _precision(*logits: Tensor) -> torch.dtype:
+    return functools.reduce(torch.promote_types, (z.dtype for z in logits), torch.float32)
 
 
 def _centred(x: Tensor) -> Tensor:

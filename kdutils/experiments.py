@@ -29,10 +29,11 @@ from kdutils.batches import save_tokenizer
 from kdutils.checkpoints import Checkpoints, random_state, set_random_state
 from kdutils.errors import UserError, unknown
 from kdutils.files import digest, exclusive, explained, read_json, write_json
+from kdutils.methods import Method
 from kdutils.provenance import peak_memory_mb, provenance, reset_peak_memory
 from kdutils.settings import UNHASHED, Settings, Table
 from kdutils.tasks import Task
-from kdutils.training import Fitted, Method, fit
+from kdutils.training import Fitted, fit
 
 Record = dict[str, Any]
 
@@ -124,7 +125,7 @@ def run(
         place = folder(experiment, settings, runs) / f"seed-{seed}"
         missing = [arm for arm in chosen if not (place / arm.name / "result.json").exists()]
         if not missing:
-            print(f"{experiment.name}, seed {seed}: loaded from {place}")
+            print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
             continue
         task = task or experiment.task(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
@@ -173,14 +174,15 @@ def _train(
     hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
     identity = digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
     reset_peak_memory()
-    with seeded(seed):
+    with seeded(seed), threads(task.settings.threads):
         fitted = fit(
             model, method, task.training_batches(seed), recipe,
             evaluate=lambda current: {**task.validate(current), **experiment.look(task, current)},
             folder=place, identity=identity, until=until, description=f"{arm.name}, seed {seed}",
         )  # fmt: skip
     if main_process():
-        _keep(task, model, method, fitted, place)
+        with threads(task.settings.threads):
+            _keep(task, model, method, fitted, place)
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
 
 
@@ -230,6 +232,17 @@ def _scores(prefix: str, row: Mapping[str, Any]) -> dict[str, float]:
 
 def _last_evaluation(fitted: Fitted) -> dict[str, Any]:
     return next((row for row in reversed(fitted.history) if row["kind"] == "eval"), {})
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch computes with so many CPU threads inside; 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
@@ -13,28 +14,46 @@ from tqdm import tqdm
 
 
 def headless() -> bool:
-    """Whether nobody watches: the runner sets KDUTILS_HEADLESS=1 for the notebooks it executes."""
-    return os.environ.get("KDUTILS_HEADLESS", "") not in ("", "0")
+    """Whether nobody watches: under papermill, nbval and nbconvert; KDUTILS_HEADLESS=1 or 0 decides where set.
+
+    A front end with a person before it lets a cell ask for input; a runner does not.
+    """
+    if os.environ.get("KDUTILS_HEADLESS"):
+        return os.environ["KDUTILS_HEADLESS"].lower() not in ("0", "false", "no")
+    kernel = getattr(_shell(), "kernel", None)
+    return kernel is not None and not (getattr(kernel, "_allow_stdin", False) or "google.colab" in sys.modules)
 
 
-def progress(total: int, description: str, initial: int = 0) -> tqdm:
+def progress(total: int | None, description: str, initial: int = 0) -> tqdm:
     """A tqdm bar for `total` steps that vanishes when it is done.
 
-    In a notebook it is a widget; in a terminal a line that redraws itself; headless, a plain line on the standard
-    output every 20 seconds, which stays readable in an executed notebook and in a log file.
+    In a notebook it is a widget; in a terminal a line that redraws itself; headless, one plain line on the
+    standard output every 20 seconds, which reads well in an executed notebook and in a log file.
     """
-    options = {"total": total, "desc": description, "initial": initial, "leave": False, "dynamic_ncols": True}
+    options = {"total": total, "desc": description, "initial": initial, "leave": False}
     if headless():
-        return tqdm(**{**options, "dynamic_ncols": False}, file=sys.stdout, mininterval=20.0, delay=20.0, ascii=True)
-    if _in_notebook():
+        return _Lines(**options, file=sys.stdout, mininterval=20.0, delay=20.0, ascii=True, ncols=100)
+    if _shell() is not None and _shell().__class__.__name__ != "TerminalInteractiveShell":
         from tqdm.auto import tqdm as notebook_tqdm
 
-        return notebook_tqdm(**options)
-    return tqdm(**options, mininterval=0.5, delay=0.5, disable=not sys.stderr.isatty())
+        return notebook_tqdm(**options, dynamic_ncols=True)
+    return tqdm(**options, dynamic_ncols=True, mininterval=0.5, delay=0.5, disable=not sys.stderr.isatty())
 
 
-def _in_notebook() -> bool:
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and shell.__class__.__name__ != "TerminalInteractiveShell"
+class _Lines(tqdm):
+    """A bar that is printed line under line instead of over itself, and leaves without a trace of control codes."""
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        text = self.__str__() if msg is None else msg
+        if text.strip():
+            self.fp.write(text.strip() + "\n")
+        return True
+
+    def close(self) -> None:
+        self.delay = math.inf  # else tqdm draws once more to wipe the line
+        super().close()
+
+
+def _shell() -> object | None:
+    """The IPython shell, or None. A shell that was never imported is not running."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()

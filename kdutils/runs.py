@@ -28,6 +28,11 @@ from kdutils.files import digest, exclusive, file_digest, read_json, write_json
 HOME = Path(kdutils.__file__).resolve().parent.parent  # the folder with notebooks/ and results/
 
 
+def runs_folder() -> str:
+    """Where notebooks keep their runs: $KDUTILS_RUNS, or the folder runs/ beside kdutils, as seen from here."""
+    return os.environ.get("KDUTILS_RUNS") or os.path.relpath(HOME / "runs")
+
+
 def names() -> list[str]:
     """The papers that have a module, in the order of their notebooks."""
     found = [module.name for module in pkgutil.iter_modules(kdutils.papers.__path__)]
@@ -189,6 +194,7 @@ def _papermill(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> N
             papermill.execute_notebook(
                 str(notebook), str(output), parameters=dict(parameters), cwd=str(notebook.parent),
                 kernel_name="python3", progress_bar=False, store_widget_state=False, coalesce_streams=True,
+                extra_arguments=["--log-level=ERROR"],  # else the kernel warns about its transport
             )  # fmt: skip
         except PapermillExecutionError as error:
             raise _translated(error, notebook, output) from None

@@ -24,12 +24,13 @@ from kdutils.settings import Setting, Settings, Table
 from kdutils.training import Recipe
 
 DATA = (
+    Setting("max_words", 8, 0, 0, "of the demo corpus: longest sentence in words; 0: any"),
     Setting("data_seed", 0, 0, 0, "seed of the demo corpus and of row samples; the same for all runs"),
     Setting("test_split", "test", "test", "test", "the split that is tested on, once, at the end"),
 )
 SHAPE = (
     Setting("width", 64, 256, 512, "size of the hidden states"),
-    Setting("layers", 2, 3, 6, "layers (translation: of encoder and of decoder each)"),
+    Setting("layers", 1, 3, 6, "layers (translation: of encoder and of decoder each)"),
     Setting("heads", 4, 4, 4, "attention heads"),
     Setting("feedforward", 128, 1024, 1024, "size of the feed-forward layers"),
     Setting("dropout", 0.1, 0.1, 0.1, "dropout rate"),
@@ -37,7 +38,7 @@ SHAPE = (
 TRAINING = (
     Setting("updates", 300, 8000, 300_000, "optimiser steps"),
     Setting("accumulation", 1, 1, 1, "batches an update"),
-    Setting("learning_rate", 3e-3, 5e-4, 5e-4, "peak learning rate (AdamW)"),
+    Setting("learning_rate", 5e-3, 5e-4, 5e-4, "peak learning rate (AdamW)"),
     Setting("warmup", 60, 1000, 4000, "updates of linear warm-up"),
     Setting("schedule", "inverse_sqrt", "inverse_sqrt", "inverse_sqrt", "how the rate falls after the warm-up"),
     Setting("weight_decay", 1e-4, 1e-4, 1e-4, "decoupled weight decay of the matrices"),
@@ -46,6 +47,7 @@ TRAINING = (
     Setting("log_every", 20, 100, 100, "updates between lines of the training history"),
     Setting("checkpoint_every", 300, 500, 2000, "updates between checkpoints"),
     Setting("patience", 0, 0, 0, "evaluations without improvement before stopping; 0: train to the end"),
+    Setting("threads", 1, 0, 0, "CPU threads; 0: all. One is as fast at the demo's size, and its sums have one order"),
     Setting("precision", "auto", "auto", "auto", "auto, fp32, bf16 or fp16"),
     Setting("tracker", "", "", "", "an experiment tracker of accelerate, such as tensorboard; empty: none"),
 )
@@ -56,6 +58,7 @@ class Task:
 
     name = ""
     monitor, larger_is_better = "loss", False
+    headline = "test_loss"  # the metric that results are compared by
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -118,6 +121,7 @@ class Translation(Task):
     """Translation of one language into another, by an encoder-decoder trained from scratch."""
 
     name = "translation"
+    headline = "test_bleu"
     settings_table = Table(
         Setting("data", "demo", "hub:bentrevett/multi30k", "demo", "demo, hub:owner/name, or a folder of yours"),
         Setting("pair", "en-de", "en-de", "de-en", "source and target language"),
@@ -125,12 +129,12 @@ class Translation(Task):
         Setting("validation_rows", 200, 0, 0, "validation pairs; 0: all"),
         Setting("test_rows", 200, 0, 0, "test pairs; 0: all"),
         *DATA,
-        Setting("vocab_size", 1000, 8000, 10_000, "entries of the joint byte-pair vocabulary"),
+        Setting("vocab_size", 1500, 8000, 10_000, "entries of the joint byte-pair vocabulary"),
         Setting("max_length", 48, 128, 175, "tokens a side; longer pairs are left out of the training"),
         *SHAPE,
         Setting("label_smoothing", 0.1, 0.1, 0.1, "epsilon of the cross-entropies"),
         Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
-        Setting("max_tokens", 1000, 4096, 4096, "padded tokens a batch, of the longer side"),
+        Setting("max_tokens", 400, 4096, 4096, "padded tokens a batch, of the longer side"),
         *TRAINING,
         Setting("beams", 1, 5, 5, "beams of the test translations; 1: greedy"),
     )
@@ -157,8 +161,9 @@ class Translation(Task):
     def _load(self) -> Corpus:
         s = self.settings
         return load_corpus(
-            s.data, "translation", pair=s.pair, rows=self._rows(), test_split=s.test_split, seed=s.data_seed
-        )
+            s.data, "translation", pair=s.pair, rows=self._rows(), test_split=s.test_split, seed=s.data_seed,
+            max_words=s.max_words,
+        )  # fmt: skip
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return self._trained_tokenizer(row[side] for row in self.corpus.splits["train"] for side in ("src", "tgt"))
@@ -182,6 +187,7 @@ class Classification(Task):
     """Classification of texts or pairs of texts, by an encoder from scratch or a pre-trained one."""
 
     name = "classification"
+    headline = "test_accuracy"
     settings_table = Table(
         Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),
         Setting("language", "en", "en", "en", "language of the demo corpus"),
@@ -207,7 +213,7 @@ class Classification(Task):
         s = self.settings
         return load_corpus(
             s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split,
-            seed=s.data_seed,
+            seed=s.data_seed, max_words=s.max_words,
         )  # fmt: skip
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:

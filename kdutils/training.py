@@ -2,8 +2,7 @@
 
 >>> fitted = fit(model, RDrop(alpha=5.0), batches, Recipe(updates=400), evaluate=scores, folder="runs/try")
 
-A paper contributes a `Method`: the loss of a batch and, where it has them, teachers, averages and schedules. The
-loop contributes everything else: precision, accumulation, clipping, evaluation, checkpoints, resuming, the time
+A paper contributes a `Method` (see `kdutils.methods`); the loop contributes everything else: precision, accumulation, clipping, evaluation, checkpoints, resuming, the time
 guard. Called again with the same folder, `fit` goes on where it was; on a CPU the result is the same to the last
 bit as that of a run that was never interrupted.
 """
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,10 +24,9 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from kdutils.checkpoints import Checkpoints, load_weights, save_weights
-from kdutils.divergences import label_smoothed_nll
 from kdutils.errors import Paused, UserError, unknown
 from kdutils.files import explained, make_folder, write_text
-from kdutils.models import counted_logits
+from kdutils.methods import BatchPlan, Method, Moment
 from kdutils.progress import progress
 
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
@@ -54,70 +52,6 @@ class Recipe:
     larger_is_better: bool = False
     precision: str = "auto"  # auto, fp32, bf16, fp16
     tracker: str = ""  # one of accelerate's own, such as tensorboard or wandb; none by default
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where in the training a loss is computed."""
-
-    update: int  # the update under way, counted from 1
-    updates: int  # of the whole run
-    epoch: int  # counted from 0
-    logged: bool  # whether this update's terms are written to the history
-
-
-class Method:
-    """Plain training, and what a paper may change about it.
-
-    The loss is a sum over this batch divided by the counts of the whole update, so that accumulating four small
-    batches and taking one large one are the same update. Subclasses override `loss`, and the hooks they need.
-    """
-
-    name = "baseline"
-    passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
-
-    def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
-        self.epsilon, self.convention = epsilon, convention
-
-    def attach(self, model: nn.Module) -> None:
-        """Called once before training with the model on its device: the place to build teachers."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Networks trained beside the model, by name; they are optimised, checkpointed and exported apart."""
-        return {}
-
-    def count(self, batch: dict[str, Tensor]) -> dict[str, int]:
-        """What the terms of the loss are averaged over, known before any forward pass."""
-        return {"targets": batch["targets"].numel()}
-
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
-        """The terms of the loss; "loss" is differentiated, the others are logged."""
-        logits = counted_logits(model, batch)
-        total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
-        return {"loss": total / counts["targets"]}
-
-    def after_update(self, model: nn.Module, moment: Moment) -> None:
-        """Called after every update: averages of weights are renewed here."""
-
-    def after_evaluation(self, model: nn.Module, scores: dict[str, float], moment: Moment) -> None:
-        """Called after every evaluation: teachers are replaced here."""
-
-    def state(self) -> dict[str, Any]:
-        """What must be restored when a run goes on: nested containers of tensors and numbers."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Puts back what `state` returned."""
-
-
-class BatchPlan(Protocol):
-    """What the loop needs of its data; `kdutils.batches.Batches` is one."""
-
-    def plan(self, epoch: int) -> list[list[int]]: ...
-
-    def batch(self, epoch: int, index: int) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -206,8 +140,9 @@ class _Loop:
         modules = (model, *(extra.to(self.accelerator.device) for extra in extras.values()))
         self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            _decayed(self.trained, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=self.recipe.betas
-        )
+            _decayed(self.trained, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=self.recipe.betas,
+            fused=self.accelerator.device.type in ("cpu", "cuda"),
+        )  # fmt: skip
         # accelerate's wrapper steps a scheduler once a process; ours counts updates, so it stays unwrapped
         self.scheduler = get_scheduler(self.recipe.schedule, optimizer, self.recipe.warmup, self.recipe.updates)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)

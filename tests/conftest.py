@@ -1,0 +1,41 @@
+"""What every test file shares: no test touches the network; those on real data skip where there is none."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.corpus_files import labelled, pairs, write
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before a library of the hub is imported
+torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine threads wait for each other
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real data sets: KDUTILS_DATA, or shared/data beside the checkout."""
+    named = os.environ.get("KDUTILS_DATA")
+    if named:
+        assert Path(named).is_dir(), f"KDUTILS_DATA is {named}, which is not a folder."
+        return Path(named)
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not beside.is_dir():
+        pytest.skip("There are no real data sets here: set KDUTILS_DATA to the folder that holds them.")
+    return beside
+
+
+@pytest.fixture
+def translation_folder(tmp_path: Path) -> Path:
+    """A folder of German-English files."""
+    for split, n, start in [("train", 40, 0), ("validation", 5, 100), ("test", 6, 200)]:
+        write(tmp_path / f"tiny/de-en.{split}.jsonl.gz", pairs(n, start))
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def classification_folder(tmp_path: Path) -> Path:
+    """A folder of texts with the labels 0 and 1 in turn."""
+    for split, n, start in [("train", 40, 0), ("validation", 5, 100), ("test", 6, 200)]:
+        write(tmp_path / f"mood/{split}.jsonl", labelled(n, start=start))
+    return tmp_path / "mood"
