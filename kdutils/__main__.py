@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import __version__
-from kdutils.errors import Paused, UserError
+from kdutils.errors import Paused, UserError, unknown
 from kdutils.settings import PRESETS, parse_assignments
 
 EXIT_ERROR, EXIT_PAUSED = 1, 75  # 75: try again later, as in sysexits.h
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(pause, file=sys.stderr)
         return EXIT_PAUSED
     except UserError as error:
-        print(f"kdutils: {error}", file=sys.stderr)
+        print(f"kdutils: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
@@ -68,15 +68,16 @@ def list_papers(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from kdutils import runs
+    from kdutils import experiments, runs
 
-    if not options.paper and not options.all:
-        raise UserError("Say which paper to run, for example 'run r_drop', or use --all.")
-    for name in runs.names() if options.all else options.paper:
-        runs.execute(
-            name, options.preset, options.seeds, parse_assignments(options.set), options.tasks, options.runs,
-            options.max_minutes,
-        )  # fmt: skip
+    if bool(options.paper) == options.all:
+        raise UserError("Say which papers to run, for example 'run r_drop', or use --all, but not both.")
+    chosen, changes = runs.names() if options.all else options.paper, parse_assignments(options.set)
+    for name in chosen:  # a mistake in the last one is found before the first one runs
+        experiments.resolve(runs.load(name).EXPERIMENTS, options.preset, changes, options.tasks)
+    left = runs.countdown(options.max_minutes)
+    for name in chosen:
+        runs.execute(name, options.preset, options.seeds, changes, options.tasks, options.runs, left())
     if options.all:
         owned = {runs.notebook_of(name) for name in runs.names()}
         for notebook in runs.all_notebooks():
@@ -91,13 +92,16 @@ def train(options: argparse.Namespace) -> None:
     paper = runs.load(options.paper)
     wanted = experiments.resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
     chosen = [experiment for experiment in paper.EXPERIMENTS if experiment.name in wanted]
-    for experiment in chosen:
+    seeds, left = experiments.checked_seeds(options.seeds or [1, 2, 3]), runs.countdown(options.max_minutes)
+    for experiment in chosen:  # everything that can be refused, before the first of them trains for days
         for arm in options.arms or []:
             experiment.arm(arm)
         settings = wanted[experiment.name]
-        records = experiments.run(
-            experiment, settings, options.seeds or [1, 2, 3], options.runs, options.arms, options.max_minutes
-        )
+        for seed in seeds if options.record else []:
+            key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
+            runs.free_place({**key, "overrides": settings.overrides}, options.results)
+    for experiment in chosen:
+        records = experiments.run(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
         if experiments.main_process():
             _print_metrics(records)
             for record in records if options.record else []:
@@ -122,10 +126,13 @@ def doctor(options: argparse.Namespace) -> None:
 def refresh(options: argparse.Namespace) -> None:
     from kdutils import runs
 
-    for notebook in runs.all_notebooks():
-        if not options.paper or any(notebook.stem.endswith(name) for name in options.paper):
-            print(f"{notebook.name}: executing", flush=True)
-            runs.refresh(notebook)
+    notebooks = {notebook.stem[3:]: notebook for notebook in runs.all_notebooks()}  # by name, without the number
+    for name in options.paper:
+        if name not in notebooks:
+            raise unknown("notebook", name, notebooks)
+    for name in options.paper or notebooks:
+        print(f"{notebooks[name].name}: executing", flush=True)
+        runs.refresh(notebooks[name])
 
 
 def _print_metrics(records: list[dict[str, Any]]) -> None:
@@ -171,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     _runs_option(one)
 
     one = _command(commands, "refresh", refresh, "execute the committed notebooks again, in place")
-    one.add_argument("paper", nargs="*", help="only those of these papers")
+    one.add_argument("paper", nargs="*", help="only these, by the names that 'list' shows")
     return parser
 
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,18 @@ KEEP = 2  # the newest may be damaged, the one before it is the way back
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Writes a model's weights as safetensors, atomically; tied ones once."""
-    with _writing(path), replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         save_model(model, str(temporary))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Reads weights that `save_weights` wrote into a model of the same shape, in place."""
-    load_model(model, str(path), device="cpu")
+    try:
+        with explained(path):
+            load_model(model, str(path), device="cpu")
+    except (SafetensorError, RuntimeError) as error:  # cut short, or the weights of another model
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} does not hold this model's weights ({reason}): delete it and run again.") from error
 
 
 class Checkpoints:
@@ -46,37 +51,50 @@ class Checkpoints:
         """`rank` and `wait` are the process's number and barrier when several processes train together."""
         self.folder, self.rank, self.wait = make_folder(folder), rank, wait
 
-    def save(self, update: int, modules: dict[str, nn.Module], tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+    def save(
+        self,
+        update: int,
+        modules: dict[str, nn.Module],
+        tensors: dict[str, Any],
+        facts: dict[str, Any],
+        needs: Iterable[Path] = (),
+    ) -> None:
         """Writes one checkpoint and drops all but the newest KEEP.
 
-        modules: weights by name; tensors: nested containers of tensors and numbers; facts: what JSON can hold.
-        Every process adds the state of its own random generators.
+        modules: weights by name; tensors: nested containers of tensors and numbers; facts: what JSON can hold;
+        needs: files elsewhere without which it is of no use. Every process adds the state of its own random
+        generators.
         """
         final = self.folder / f"update-{update:08d}"
         aside = self.folder / f".{final.name}.tmp"
-        with _writing(self.folder):
-            if self.rank == 0:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir()
-            self.wait()
-            torch.save(random_state(), aside / f"random-{self.rank}.pt")
-            self.wait()
-            if self.rank == 0:
-                self._write(aside, modules, tensors, facts)
-                shutil.rmtree(final, ignore_errors=True)
-                os.replace(aside, final)
-                for old in self.names()[:-KEEP]:
-                    shutil.rmtree(old, ignore_errors=True)
+        try:
+            with writing(self.folder):
+                if self.rank == 0:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.mkdir()
+                self.wait()
+                torch.save(random_state(), aside / f"random-{self.rank}.pt")
+                self.wait()
+                if self.rank == 0:
+                    self._write(aside, modules, tensors, facts, needs)
+                    shutil.rmtree(final, ignore_errors=True)
+                    os.replace(aside, final)
+                    for old in self.names()[:-KEEP]:
+                        shutil.rmtree(old, ignore_errors=True)
+        except UserError:
+            shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
+            raise
         self.wait()
 
-    def _write(self, aside: Path, modules: dict[str, nn.Module], tensors: dict[str, Any], facts: dict[str, Any]) -> None:
+    def _write(self, aside: Path, modules, tensors, facts, needs: Iterable[Path]) -> None:
         for name, module in modules.items():
             save_model(module, str(aside / f"{name}.safetensors"))
         torch.save(tensors, aside / "training.pt")
         write_json(aside / "facts.json", facts)
         for file in aside.iterdir():
             sync(file)
-        write_json(aside / "manifest.json", {file.name: file_digest(file) for file in sorted(aside.iterdir())})
+        files = [*sorted(aside.iterdir()), *needs]
+        write_json(aside / "manifest.json", {os.path.relpath(file, aside): file_digest(file) for file in files})
 
     def names(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
@@ -85,6 +103,12 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest checkpoint whose files are all intact, or None. Damaged ones are passed over."""
         return next((path for path in reversed(self.names()) if intact(path)), None)
+
+    def drop_after(self, path: Path | None) -> None:
+        """Deletes what a killed process left half written, and what is newer than `path` (None: all) and so damaged."""
+        damaged = [newer for newer in self.names() if path is None or newer.name > path.name]
+        for folder in (*damaged, *self.folder.glob(".update-*.tmp")) if self.rank == 0 else ():
+            shutil.rmtree(folder, ignore_errors=True)
 
     def load(self, path: Path, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restores the modules and the random generators in place; returns (tensors, facts)."""
@@ -103,7 +127,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """A disk that refuses is one sentence, whichever of the libraries noticed it."""
     try:
         with explained(path):
@@ -143,3 +167,16 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every random generator starts from `seed` inside, and is as it was before afterwards."""
+    before = random_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(before)

@@ -51,9 +51,9 @@ def _device() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             memory = properties.total_memory / 2**30
-            yield f"GPU {index}", "ok", f"{properties.name}, {memory:.0f} GiB; demo and study fit" if memory > 12 else (
-                f"{properties.name}, {memory:.0f} GiB: lower max_tokens or batch_size for study if memory runs out"
-            )
+            small = "; lower max_tokens or batch_size for study if memory runs out"
+            words = "; demo and study fit" if memory > 12 else small
+            yield f"GPU {index}", "ok", f"{properties.name}, {memory:.0f} GiB{words}"
     else:
         yield "GPU", "note", "none: the demo preset runs on the CPU, study wants a GPU such as Colab's T4"
     yield "CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
@@ -61,7 +61,10 @@ def _device() -> Iterator[Finding]:
 
 
 def _disk(runs: Path) -> Iterator[Finding]:
-    place = next(folder for folder in (runs.resolve(), *runs.resolve().parents) if folder.is_dir())
+    place = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
+    if not place.is_dir():
+        yield "runs folder", "missing", f"{place} is a file: choose another with --runs"
+        return
     free = shutil.disk_usage(place).free / 2**30
     yield "disk", "ok" if free > 1 else "note", f"{free:.1f} GiB free at {place}"
     try:

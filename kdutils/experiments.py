@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from kdutils import models
 from kdutils.batches import save_tokenizer
-from kdutils.checkpoints import Checkpoints, random_state, set_random_state
+from kdutils.checkpoints import Checkpoints, seeded, writing
 from kdutils.errors import UserError, unknown
-from kdutils.files import digest, exclusive, explained, read_json, write_json
+from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
 from kdutils.provenance import peak_memory_mb, provenance, reset_peak_memory
 from kdutils.settings import UNHASHED, Settings, Table
@@ -79,7 +77,8 @@ def resolve(
     """The settings of each wanted task, by its name.
 
     An override is named after its setting and applies to every task that has it; "translation.alpha" applies to
-    one. Raises UserError for an unknown preset, task or setting, before anything is computed.
+    one, and there it wins over "alpha". Raises UserError for an unknown preset, task or setting, before anything is
+    computed.
     """
     known = {experiment.name: experiment for experiment in experiments}
     for task in tasks or ():
@@ -87,7 +86,7 @@ def resolve(
             raise unknown("task", task, known)
     wanted = [known[task] for task in tasks or known]
     shares: dict[str, dict[str, Any]] = {experiment.name: {} for experiment in wanted}
-    for name, value in (overrides or {}).items():
+    for name, value in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
         task, dot, setting = name.rpartition(".")
         if dot and task not in shares:
             raise unknown("task", task, shares)
@@ -116,18 +115,22 @@ def run(
     """Trains every arm for every seed, or loads what is finished; returns one record a seed.
 
     arms: only these (all by default). max_minutes: stop cleanly after so long (0: never); the same call then goes
-    on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds or
-    arms, Paused when the time is over.
+    on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds,
+    arms or settings before anything is written, Paused when the time is over.
     """
     chosen = [experiment.arm(name) for name in arms] if arms else list(experiment.arms)
+    if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
+        raise UserError("The task was made from other settings: make it from these, or leave it out.")
     until = time.monotonic() + 60 * max_minutes if max_minutes else None
     for seed in checked_seeds(seeds):
         place = folder(experiment, settings, runs) / f"seed-{seed}"
         missing = [arm for arm in chosen if not (place / arm.name / "result.json").exists()]
-        if not missing:
+        if not missing and _recorded(place, chosen):
             print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
             continue
         task = task or experiment.task(settings)
+        for arm in missing:  # refuses what cannot be trained
+            task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
             for arm in missing:
                 _train(experiment, task, arm, seed, place / arm.name, until)
@@ -148,16 +151,16 @@ def load_model(
 ) -> PreTrainedModel:
     """The trained model of an arm, in evaluation mode, as plain transformers loads it."""
     place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name / "model"
-    if not place.is_dir():
+    if not (place.parent / "result.json").exists():  # it is written last
         raise UserError(f"There is no finished model in {place}: run the experiment for seed {seed} first.")
     return models.pretrained(str(place), experiment.name).eval()
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:
-    """The seeds as they are. Raises UserError unless they are different whole numbers of at least 0."""
-    fine = seeds and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
-    if not fine or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different whole numbers, such as [1, 2, 3], not {list(seeds)}.")
+    """The seeds as a list. Raises UserError unless they are different whole numbers from 0 to 2**32 - 1."""
+    several = isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0
+    if not several or not all(type(s) is int and 0 <= s < 2**32 for s in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different whole numbers from 0, such as [1, 2, 3], not {seeds!r}.")
     return list(seeds)
 
 
@@ -166,9 +169,7 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _train(
-    experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path, until: float | None
-) -> None:
+def _train(experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path, until: float | None) -> None:
     recipe = task.recipe(**arm.recipe(task.settings))
     model, method = task.model(seed), arm.method(task.settings)
     hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
@@ -199,7 +200,7 @@ def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, pl
         "peak_memory_mb": peak_memory_mb(),
         "parameters": models.parameter_count(model),
     }
-    with explained(place), models.quiet():
+    with writing(place), models.quiet():
         model.save_pretrained(place / "model")
     save_tokenizer(task.tokenizer, place / "model")
     result = {"metrics": metrics, "history": fitted.history, "provenance": provenance()}
@@ -207,6 +208,12 @@ def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, pl
     Checkpoints(place / "checkpoints").clear()
     for weights in place.glob("best-*.safetensors"):
         weights.unlink(missing_ok=True)
+
+
+def _recorded(place: Path, arms: Sequence[Arm]) -> bool:
+    """Whether the record holds these arms; a run killed after the last of them has not written it yet."""
+    record = place / "record.json"
+    return record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
 
 
 def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Record:
@@ -243,16 +250,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Every random generator starts from `seed` inside, and is as it was before afterwards."""
-    before = random_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        set_random_state(before)

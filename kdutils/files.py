@@ -89,10 +89,9 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 def read_json(path: str | os.PathLike) -> Any:
     """Reads JSON. Raises UserError when the file is missing or is not JSON."""
-    with explained(path):
-        text = Path(path).read_text(encoding="utf-8")
     try:
-        return json.loads(text)
+        with explained(path):
+            return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run again.") from error
 

@@ -70,10 +70,9 @@ def masked_distribution(words: Sequence[str], position: int, language: str = "en
     """The exact P(word | all other words) under the grammar of `translations` in one language.
 
     `words` is what `sentence.split()` gives: a full stop or comma belongs to the word before it, French l'
-    and
-    qu' to the word after them, and the first word has its capital. The word at `position` is ignored, so any
-    mark may stand there. The result maps each possible word to its probability, the most probable first; the
-    probabilities sum to 1. (`translations` draws from this very distribution, but never twice the same row.)
+    and qu' to the word after them, and the first word has its capital. The word at `position` is ignored, so
+    any mark may stand there. The result maps each possible word to its probability, the most probable first,
+    and sums to 1. (`translations` draws from this very distribution, but never the same row twice.)
 
     Raises UserError for an unknown language, for a position outside the sentence (it counts from 0), and if
     no word makes the others a sentence of the grammar.
@@ -86,7 +85,7 @@ def masked_distribution(words: Sequence[str], position: int, language: str = "en
     if not found:
         gap = " ".join([*words[:position], "[?]", *words[position + 1 :]])
         name = LANGUAGES[language]
-        raise UserError(f"No word at [?] makes '{gap}' a {name} sentence of the grammar; use one of text().")
+        raise UserError(f"No word at [?] makes '{gap}' a sentence of the {name} grammar; use one of text().")
     return found
 
 

@@ -120,7 +120,7 @@ def spanish_plural(word: str) -> str:
 def _noun(kind: str, cells: list[str]) -> Noun:
     en, de, fr, es, ko = (cell.split() for cell in cells)
     pronoun = en.pop() if en[-1] in ("he", "she", "it") else {"m": "he", "f": "she", "n": "it"}[de[0]]
-    human = kind in ("person", "relation", "family")
+    human = kind in ("person", "youth", "relation", "family")
     forms = {
         "en": ("n", en[0], en[1] if len(en) > 1 else english_plural(en[0])),
         "de": (de[0], de[1], de[2]),
@@ -186,20 +186,12 @@ def _french_verb(cell: str) -> dict[str, str]:
     words, settings = _options(cell.split())
     if len(words) == 1:
         stem = words[0][:-2]
-        we = (
-            stem + "eons"
-            if stem.endswith("g")
-            else stem[:-1] + "çons"
-            if stem.endswith("c")
-            else stem + "ons"
-        )
+        we = stem + "eons" if stem.endswith("g") else stem[:-1] + "çons" if stem.endswith("c") else stem + "ons"
         words += [stem + "e", stem + "e", we, stem + "ent", stem + "é"]
     names = ("infinitive", "sg1", "sg3", "pl1", "pl3", "participle")
     forms = dict(zip(names, words, strict=True))
     stem = forms["pl1"][:-3]  # the imperfect is made from nous connaissons
-    imperfect = {
-        f"imperfect_{p}": stem + e for p, e in zip(names[1:5], ("ais", "ait", "ions", "aient"), strict=True)
-    }
+    imperfect = {f"imperfect_{p}": stem + e for p, e in zip(names[1:5], ("ais", "ait", "ions", "aient"), strict=True)}
     return {**forms, **imperfect, **settings}
 
 

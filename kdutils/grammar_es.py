@@ -41,7 +41,7 @@ JOINTS = {
     "that": " que",
     "when": "cuando",
 }
-HUMANS = ("person", "relation", "family", "name")
+HUMANS = ("person", "youth", "relation", "family", "name")
 
 
 def smooth(text: str) -> str:

@@ -160,7 +160,7 @@ def _relative(clause: Clause) -> str:
 
 DETERMINERS = {"this": "이", "my": "제", "our": "우리"}
 NUMBERS = {"two": "두", "three": "세"}
-LIVING = ("person", "relation", "family", "pet", "prey", "farm")
+LIVING = ("person", "youth", "relation", "family", "pet", "prey", "farm")
 
 
 @cache
@@ -252,9 +252,7 @@ def first_words(entry: Verb | Adjective, tenses: tuple[str, ...] = TENSES) -> tu
     for tense in tenses:
         for negative in (False, True):
             base = _in_tense(_stem(entry.ko, "verb"), tense, negative, False)
-            words += [
-                _ended(base, mode) for mode in ("final", "that", "fact", "when", "and", "but", "because")
-            ]
+            words += [_ended(base, mode) for mode in ("final", "that", "fact", "when", "and", "but", "because")]
     words += [entry.ko["stem"] + "다고", entry.ko["stem"] + "다는"]  # quoted as an adjective
     return tuple(dict.fromkeys(word.split()[0] for word in words))
 

@@ -32,7 +32,7 @@ from kdutils.grammar_types import Clause, ClauseGiven, HeadGiven, Phrase, Phrase
 # ---------------------------------------------------------------- noun phrases
 
 
-HUMAN = {"person": 0.33, "relation": 0.13, "family": 0.16, "name": 0.25, "pronoun": 0.13}
+HUMAN = {"person": 0.24, "youth": 0.09, "relation": 0.13, "family": 0.16, "name": 0.25, "pronoun": 0.13}
 MASS = ("staple", "drink")
 ANIMALS = ("pet", "prey", "farm")
 
@@ -82,7 +82,7 @@ def _determiners(given: HeadGiven, number: str) -> Choice:
     elif number == "pl" and not definite:
         weights.update(two=0.2, three=0.1)
     if (
-        kind not in (*MASS, *ANIMALS, "person", "prey", "food", "dish", "song", "film", "story")
+        kind not in (*MASS, *ANIMALS, "person", "youth", "prey", "food", "dish", "song", "film", "story")
         or kind == "pet"
     ):
         weights.update(my=0.2, our=0.07)
@@ -99,7 +99,7 @@ def _attributes(kind: str, slot: str) -> Choice:
 
 def _relative(fields: dict) -> Choice | Part:
     given = fields["given"]
-    if not given.rich or given.head.kind not in ("person", "relation") or fields["adjective"]:
+    if not given.rich or given.head.kind not in ("person", "youth", "relation") or fields["adjective"]:
         return NOTHING
     if fields["determiner"] not in ("def", "this"):
         return NOTHING
@@ -115,9 +115,7 @@ HEADED = Recipe(
         ("adjective", lambda f: _attributes(f["given"].head.kind, f["given"].slot)),
         ("relative", _relative),
     ),
-    lambda f: Phrase(
-        f["given"].head, f["number"], f["determiner"], f["adjective"], f["relative"], f["other"]
-    ),
+    lambda f: Phrase(f["given"].head, f["number"], f["determiner"], f["adjective"], f["relative"], f["other"]),
 )
 PHRASE = Recipe(
     "phrase",
@@ -137,8 +135,8 @@ EVENT = {"past": 0.36, "now": 0.24, "habit": 0.12, "future": 0.1, "want": 0.08, 
 # Where one typically does what: verbs with an object that may name a place.
 SCENES = {
     "buy": ("shop", "town"),
-    "eat": ("home", "house", "room"),
-    "drink": ("home", "house", "room"),
+    "eat": ("home", "eatery", "room"),
+    "drink": ("home", "eatery", "room"),
     "read": ("home", "green", "house"),
     "write": ("home", "house"),
     "see": ("green", "town", "house"),
@@ -189,9 +187,7 @@ def _verbs(given: ClauseGiven) -> Choice:
     for frame, share in FRAMES.items():
         pairs += [(None, share)] if frame == "copula" else zipf(VERBS[frame], share)
     return Choice(
-        (verb, weight)
-        for verb, weight in pairs
-        if _suits(verb, given.role) and _tenses(verb, given.tenses) is not None
+        (verb, weight) for verb, weight in pairs if _suits(verb, given.role) and _tenses(verb, given.tenses) is not None
     )
 
 
@@ -332,9 +328,7 @@ def _relative_clause(head: tuple[Noun, ...]) -> Part:
 
 # ---------------------------------------------------------------- sentences
 
-KINDS = Choice(
-    {"one": 0.5, "and": 0.08, "but": 0.07, "because": 0.06, "echo": 0.12, "when": 0.07, "that": 0.1}.items()
-)
+KINDS = Choice({"one": 0.5, "and": 0.08, "but": 0.07, "because": 0.06, "echo": 0.12, "when": 0.07, "that": 0.1}.items())
 FIRST = {
     "one": ClauseGiven("free"),
     "and": ClauseGiven("plain"),
@@ -386,9 +380,7 @@ def second_part(kind: str, first: Clause) -> Choice | Part:
     if kind == "that":
         return Part(CLAUSE, ClauseGiven("that", exclude=exclude))
     tenses = ALONGSIDE.get(first.tense, (first.tense,))
-    return Part(
-        CLAUSE, ClauseGiven("plain", tenses, negative=True if kind == "but" else None, exclude=exclude)
-    )
+    return Part(CLAUSE, ClauseGiven("plain", tenses, negative=True if kind == "but" else None, exclude=exclude))
 
 
 SENTENCE = Part(

@@ -4,8 +4,8 @@ P(word | the others) is proportional to the summed probability of every way of m
 word in the gap. The ways are found in three steps:
 
 1. `divisions` parts the sentence at its conjunction, if it can have one, into the words of either clause;
-2. a `Window` onto the words of one clause walks the recipes of `grammar_meaning` and leaves each branch as
-   soon as something has been chosen whose words are not there (the gap can hide one thing, no more);
+2. a `Window` onto the words of one clause (`grammar_window`) walks the recipes of `grammar_meaning` and
+   leaves each branch as soon as something is chosen whose words are not there (the gap hides one thing);
 3. what survives is worded in full and compared with the sentence, letter by letter.
 
 The first two steps only ever drop meanings that step 3 would drop as well, so the result is exact.
@@ -16,85 +16,20 @@ The first two steps only ever drop meanings that step 3 would drop as well, so t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import cache
 
-from kdutils import grammar_de, grammar_en, grammar_es, grammar_fr, grammar_ko
-from kdutils.grammar_choices import Choice, Part
-from kdutils.grammar_entries import (
-    NAMES,
-    NOUNS,
-    PLACES,
-    PRONOUNS,
-    TIMES,
-    VERBS,
-    Adjective,
-    Noun,
-    Place,
-    Verb,
-    Weather,
-    french_plural,
-    spanish_plural,
-)
-from kdutils.grammar_meaning import CLAUSE, FIRST, HEADED, KINDS, WEATHER_OR_CLAUSE, second_part
-from kdutils.grammar_types import Clause, HeadGiven, PhraseGiven, Sentence
-
-VOICES = {"en": grammar_en, "de": grammar_de, "fr": grammar_fr, "es": grammar_es, "ko": grammar_ko}
-GAP = "?"  # stands for the hidden word among the pieces; no sentence has a question mark
-IMPOSSIBLE = 9
-
-# The cases, prepositions and particles with which a phrase can stand in each slot.
-ROLES = {
-    "en": {"subject": ("",), "object": ("",), "receiver": ("",)},
-    "de": {"subject": ("nom",), "object": ("acc", "dat", "auf acc"), "receiver": ("dat",)},
-    "fr": {"subject": ("",), "object": ("", "à"), "receiver": ("à",)},
-    "es": {"subject": ("",), "object": ("", "a"), "receiver": ("a",)},
-    "ko": {"subject": ("은는", "이가"), "object": ("을를", "에게"), "receiver": ("에게",)},
-}
-# Beginnings of words, one of which is there wherever a tense, a negation or a relative clause is.
-SIGNS: dict[str, dict[str, tuple[str, ...]]] = {
-    "en": {"now": ("am", "is", "are"), "future": ("will",), "want": ("want",), "must": ("ha",)},
-    "de": {"future": ("werd", "wird"), "want": ("will", "woll"), "can": ("k",), "must": ("m",)},
-    "fr": {"future": ("va", "vo", "allons"), "want": ("ve", "vo"), "can": ("pe", "po"), "must": ("d",)},
-    "es": {"future": ("v",), "want": ("qu",), "can": ("p",), "must": ("t",)},
-    "ko": {"now": ("있",), "future": ("것",), "want": ("싶",), "can": ("수",)},
-}
-for _language, _negations in {
-    "en": "not cannot",
-    "de": "nicht",
-    "fr": "pas",
-    "es": "no",
-    "ko": "않 없",
-}.items():
-    SIGNS[_language]["not"] = tuple(_negations.split())
-SIGNS["en"]["relative"], SIGNS["fr"]["relative"], SIGNS["es"]["relative"] = ("who",), ("qui",), ("que",)
-
-
-# Which forms of a verb stand in the present, the progressive, the past, and after another verb.
-IMPERFECT = "imperfect_sg1 imperfect_sg3 imperfect_pl1 imperfect_pl3"
-TENSE_FORMS = {
-    "en": ("base third", "ing", "past base", "base"),
-    "de": ("sg1 sg3 pl", "sg1 sg3 pl", "participle pret", "infinitive"),
-    "fr": ("sg1 sg3 pl1 pl3", "sg1 sg3 pl1 pl3", "participle " + IMPERFECT, "infinitive"),
-    "es": (
-        "sg1 sg3 pl1 pl3",
-        "sg1 sg3 pl1 pl3",
-        "past_sg1 past_sg3 past_pl1 past_pl3 " + IMPERFECT,
-        "infinitive",
-    ),
-}
+from kdutils import grammar_ko
+from kdutils.grammar_choices import Part
+from kdutils.grammar_entries import VERBS
+from kdutils.grammar_meaning import CLAUSE, FIRST, KINDS, second_part
+from kdutils.grammar_types import Sentence
+from kdutils.grammar_window import GAP, VOICES, Window, pieces
 
 
 def finished(text: str) -> str:
     """With a capital at its start and a full stop at its end."""
     return text[0].upper() + text[1:] + "."
-
-
-def pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Lower case, without punctuation, parted after an apostrophe: L'ami, -> l' ami."""
-    parted = " ".join(words).lower().replace("'", "' ").replace(",", " ").replace(".", " ")
-    return tuple(parted.split())
 
 
 def distribution(language: str, words: Sequence[str], position: int) -> dict[str, float]:
@@ -113,10 +48,11 @@ def distribution(language: str, words: Sequence[str], position: int) -> dict[str
 def _meanings(language: str, before: list[str], after: list[str]) -> dict[Sentence, float]:
     """Every meaning that may fit, with its probability."""
     row = (*pieces(before), GAP, *pieces(after))
+    ends = _comma_ends(before, after)
     windows: dict[tuple[str, ...], Window] = {}
     found: dict[Sentence, float] = {}
     for kind, share in KINDS.pairs:
-        for one, two in divisions(language, kind, row):
+        for one, two in divisions(language, kind, row, ends):
             window = windows.setdefault(one, Window(language, one))
             for first, p, _ in window.possible(Part(CLAUSE, FIRST[kind])):
                 if kind == "one":
@@ -128,7 +64,7 @@ def _meanings(language: str, before: list[str], after: list[str]) -> dict[Senten
     return found
 
 
-# ---------------------------------------------------------------- step 1: where one clause ends
+# ---------------------------------------------------------------- where one clause ends
 
 ENDINGS = {
     "and": ("고", GAP),
@@ -149,31 +85,46 @@ JOINING = {
 Division = tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def divisions(language: str, kind: str, row: tuple[str, ...]) -> Iterator[Division]:
-    """Pairs (pieces of the first clause, pieces of the second) of a sentence of this kind."""
+def _comma_ends(before: list[str], after: list[str]) -> set[int]:
+    """After how many pieces a comma stands, or may be hidden in the gap."""
+    ends, count = set(), 0
+    for word in (*before, GAP + ",", *after):
+        count += len(pieces([word]))
+        if word.endswith(","):
+            ends.add(count)
+    return ends
+
+
+def divisions(language: str, kind: str, row: tuple[str, ...], ends: set[int]) -> Iterator[Division]:
+    """Pairs (pieces of the first clause, pieces of the second) of a sentence of this kind.
+
+    `ends` says after how many pieces there is a comma.
+    """
     if kind == "one":
         if not any(word in JOINING.get(language, ()) for word in row):
             yield row, ()
     elif language == "ko":
         yield from _korean_divisions(kind, row)
     else:
-        yield from _european_divisions(language, kind, row)
+        yield from _european_divisions(language, kind, row, ends)
 
 
-def _european_divisions(language: str, kind: str, row: tuple[str, ...]) -> Iterator[Division]:
+def _european_divisions(language: str, kind: str, row: tuple[str, ...], ends: set[int]) -> Iterator[Division]:
     joint = pieces([VOICES[language].JOINTS[kind]])
     size = len(joint)
     for start in range(len(row) - size + 1):
         here = row[start : start + size]
         if not all(seen in (word, word[:-1] + "'", GAP) for seen, word in zip(here, joint, strict=True)):
             continue
+        if VOICES[language].JOINTS[kind].startswith(",") and start not in ends:
+            continue
         rest = row[start + size :]
         # French qu' hides in one gap with the word after it.
         for second in (rest, (GAP, *rest)) if here[-1] == GAP and joint[-1] == "que" else (rest,):
             if kind != "when":
                 yield row[:start], second
-            elif start == 0:  # When A, B: any place may hold the comma
-                yield from ((second[cut:], second[:cut]) for cut in range(1, len(second)))
+            elif start == 0:  # When A, B
+                yield from ((row[cut:], row[size:cut]) for cut in sorted(ends) if cut > size)
 
 
 @cache
@@ -194,221 +145,7 @@ def _korean_divisions(kind: str, row: tuple[str, ...]) -> Iterator[Division]:
             yield row[:end], row[end:]
         elif kind in ("because", "when"):
             yield row[end:], row[:end]
-        else:  # the second clause stands inside the first, after its topic
+        else:  # the second clause stands inside the first, after its subject
             for start in range(end):
-                if start and row[start - 1].endswith(("은", "는", GAP)):
+                if start and row[start - 1].endswith(("은", "는", "이", "가", GAP)):
                     yield row[:start] + row[end:], row[start:end]
-
-
-# ---------------------------------------------------------------- step 2: what one clause can be
-
-
-@cache
-def _anchors(language: str, entry: Noun | Verb | Adjective) -> tuple[str, ...]:
-    """Beginnings of words, one of which is in every clause that uses the entry."""
-    forms: list[str] | tuple[str, ...]
-    if isinstance(entry, Noun):
-        forms = entry.forms[language][1:]
-    elif language == "ko":
-        forms = grammar_ko.first_words(entry)
-    elif isinstance(entry, Verb):
-        forms = [form for key, form in getattr(entry, language).items() if key not in ("prep", "obj")]
-    else:
-        plurals = {"fr": french_plural, "es": spanish_plural}
-        cell = getattr(entry, language)
-        forms = [cell] if isinstance(cell, str) else [*cell, plurals.get(language, str)(cell[0])]
-    return tuple(dict.fromkeys(pieces([form])[0] for form in forms if form and form != "-"))
-
-
-@cache
-def _tense_anchors(language: str, verb: Verb, tense: str) -> tuple[str, ...]:
-    """The same for a verb in one tense."""
-    if language == "ko":
-        return grammar_ko.first_words(verb, (tense,))
-    forms = getattr(verb, language)
-    simple = {"present": 0, "habit": 0, "now": 1, "past": 2}.get(tense, 3)
-    keys = TENSE_FORMS[language][simple].split()
-    found = [forms[key] for key in keys if key in forms]
-    if language == "de" and "pre" in forms:  # macht ... auf, or aufmacht
-        found += [forms["pre"]]
-    return tuple(pieces([form])[0] for form in found)
-
-
-@cache
-def _place_runs(language: str, place: Place) -> tuple[tuple[str, ...], ...]:
-    texts = [place.where[language], place.whither[language]]
-    if language == "ko":
-        noun = place.where["ko"]
-        texts = [noun + "에서", noun + "에", grammar_ko.particle(noun, "으로")]
-    return tuple(dict.fromkeys(pieces([text]) for text in texts))
-
-
-@cache
-def _modes(language: str, role: str) -> tuple[str, ...]:
-    """The modes in which a language may word a clause of this role."""
-    seconds = {
-        "and": "plain",
-        "but": "plain",
-        "because": "cause",
-        "echo": "state",
-        "when": "when",
-        "that": "that",
-    }
-    modes: list[str] = []
-    for kind, given in FIRST.items():
-        for past in (False, True):
-            first, second = VOICES[language].modes(kind, past)
-            modes += [first] if given.role == role else []
-            modes += [second, second.replace("that", "fact")] if seconds.get(kind) == role else []
-    return tuple(dict.fromkeys(modes))
-
-
-class Window:
-    """The pieces of one clause, perhaps with the gap among them, and everything the clause can mean.
-
-    What is chosen is tested at once: 0, its words are seen; 1, the gap hides some of them; 9, impossible.
-    """
-
-    def __init__(self, language: str, row: tuple[str, ...]) -> None:
-        self.language, self.voice, self.row = language, VOICES[language], row
-        self.gap = row.index(GAP) if GAP in row else len(row)
-        self.left, self.right = row[: self.gap], row[self.gap + 1 :]
-        self.visible = tuple(dict.fromkeys(self.left + self.right))
-        self._memory: dict[Any, Any] = {}
-        self._tests: dict[str, Callable[[Any], int]] = {
-            "verb": self._word,
-            "other": self._word,
-            "adjective": self._word,
-            "place": self._place,
-            "time": lambda time: self._run(pieces([time.words[language]])),
-            "negative": lambda negative: self._sign("not") if negative else 0,
-            "there": lambda there: self._sign("relative") if there else 0,
-        }
-
-        # A time or place that is seen must be said; only a relative clause could say the place instead.
-        self._needed = ["time"] if any(self._tests["time"](time) == 0 for time in TIMES) else []
-        if "relative" in SIGNS[language] and self._sign("relative"):
-            self._needed += ["place"] if any(self._place(place) == 0 for place in PLACES) else []
-
-    def possible(self, part: Part, spare: int | None = None) -> list[tuple[Any, float, int]]:
-        """Everything the part can be: (value, probability, how many things in it only the gap can hide).
-
-        `spare` is how many it may hide: 1, or 0 where there is no gap or something else is in it already.
-        """
-        spare = int(self.gap < len(self.row)) if spare is None else spare
-        if (part, spare) not in self._memory:
-            results: list[tuple[Any, float, int]] = []
-            used = self._word(part.given.head) if part.recipe is HEADED else 0
-            if used <= spare:
-                self._extend(part, {"given": part.given}, 1.0, spare, used, results)
-            self._memory[part, spare] = results
-        return self._memory[part, spare]
-
-    def _extend(self, part: Part, fields: dict, p: float, spare: int, used: int, results: list) -> None:
-        """Choose the next field in every way that the window allows, and go on; at the end keep the whole."""
-        index = len(fields) - 1
-        if index == len(part.recipe.fields):
-            value = part.recipe.make(fields)
-            used = max(used, self._whole(part, value))
-            if used <= spare:
-                results.append((value, p, used))
-            return
-        name, options = part.recipe.fields[index]
-        for value, q, hidden in self._options(name, options(fields), spare - used, fields):
-            if used + hidden <= spare:
-                self._extend(part, {**fields, name: value}, p * q, spare, used + hidden, results)
-
-    def _options(self, name: str, source: Choice | Part, spare: int, fields: dict) -> list:
-        """The options that the window allows; a Choice of tenses belongs to one verb."""
-        if not isinstance(source, Choice):
-            return self.possible(source, spare)
-        if name == "head":
-            live = self._live(fields["given"], spare)
-            return [(head, p, 0) for head, p in source.pairs if head in live]
-        if (name, source) not in self._memory:
-            test = self._tests.get(name, lambda value: 0)
-            if name == "tense":
-                test = partial(self._tense, fields["verb"])
-            none = IMPOSSIBLE if name in self._needed else 0
-            tested = [(value, p, none if value is None else test(value)) for value, p in source.pairs]
-            self._memory[name, source] = [option for option in tested if option[2] <= 1]
-        return self._memory[name, source]
-
-    def _live(self, given: PhraseGiven, spare: int) -> dict[Noun, bool]:
-        """The heads of all the phrases that stand in the window, whatever the verb wants."""
-        key = given._replace(kinds=(), exclude=()), spare
-        if key not in self._memory:
-            context = (given.slot, given.definite, given.rich)
-            heads = dict.fromkeys(noun for nouns in (*NOUNS.values(), NAMES, PRONOUNS) for noun in nouns)
-            parts = ((head, Part(HEADED, HeadGiven(head, *context))) for head in heads)
-            self._memory[key] = {head: True for head, part in parts if self.possible(part, spare)}
-        return self._memory[key]
-
-    def _seen(self, anchors: tuple[str, ...]) -> bool:
-        return any(seen.startswith(anchors) for seen in self.visible)
-
-    def _tense(self, verb: Verb | None, tense: str) -> int:
-        """Its auxiliary, and the form of the verb (counted once where the verb is not seen at all)."""
-        cost = self._sign(tense)
-        if verb is None or self._word(verb):
-            return cost
-        return cost + (not self._seen(_tense_anchors(self.language, verb, tense)))
-
-    def _place(self, place: Place) -> int:
-        return min(self._run(run) for run in _place_runs(self.language, place))
-
-    def _word(self, entry: Noun | Verb | Adjective) -> int:
-        if entry not in self._memory:
-            anchors = _anchors(self.language, entry)
-            free = isinstance(entry, Noun) and entry.kind == "pronoun"  # it may share a gap: j'ai
-            self._memory[entry] = 0 if free or self._seen(anchors) else 1
-        return self._memory[entry]
-
-    def _sign(self, sign: str) -> int:
-        anchors = SIGNS[self.language].get(sign)
-        return 0 if anchors is None or self._seen(anchors) else 1
-
-    def _run(self, run: tuple[str, ...]) -> int:
-        """Do these pieces stand in the window in a row?"""
-        size = len(run)
-        for side in (self.left, self.right):
-            if any(side[i : i + size] == run for i in range(len(side) - size + 1)):
-                return 0
-        if self.gap == len(self.row):
-            return IMPOSSIBLE
-        for start in range(size):  # the gap hides run[start:end], one word: l' ami, but never le chien
-            if start and self.left[-start:] != run[:start]:
-                continue
-            end = start + 1
-            while end < size and run[end - 1].endswith("'"):
-                end += 1
-            if self.right[: size - end] == run[end:]:
-                return 1
-        return IMPOSSIBLE
-
-    def _fills(self, run: tuple[str, ...]) -> int:
-        """Are these pieces the whole window? The gap may hide several of them, or none (je in j'ai)."""
-        if self.gap == len(self.row):
-            return 0 if run == self.row else IMPOSSIBLE
-        before, after = len(self.left), len(self.right)
-        if len(run) < before + after or run[:before] != self.left:
-            return IMPOSSIBLE
-        return 1 if run[len(run) - after :] == self.right else IMPOSSIBLE
-
-    def _whole(self, part: Part, value: Any) -> int:
-        """Does the wording of a whole phrase stand in the window; does that of a clause fill it?"""
-        if part.recipe is HEADED:
-            slot = "subject" if part.given.slot == "topic" else part.given.slot
-            texts = [self.voice.noun_phrase(value, role) for role in ROLES[self.language][slot]]
-            return 0 if texts[0] in ("", "je") else min(self._run(pieces([text])) for text in texts)
-        if part.recipe is CLAUSE and part.given.role != "relative":
-            return self._clause(value, part.given.role)
-        if part.recipe is WEATHER_OR_CLAUSE and isinstance(value, Weather):
-            return self._clause(value, "cause")
-        return 0
-
-    def _clause(self, clause: Clause | Weather, role: str) -> int:
-        modes = _modes(self.language, role)
-        if isinstance(clause, Weather):
-            modes += _modes(self.language, "when")
-        return min(self._fills(pieces([self.voice.wording(clause, mode)])) for mode in modes)

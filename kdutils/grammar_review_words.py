@@ -88,10 +88,10 @@ MODIFIERS = """
     + | 8 | very | sehr | - | très | muy | 아주 ~
     + | 8 | really | wirklich | - | vraiment | realmente | 정말 ~
     + | 5 | quite | ziemlich | - | assez | bastante | 꽤 ~
-    - | 10 | not | nicht | n' | pas | no | -
-    - | 4 | hardly | kaum | n' | guère | apenas | 별로 -
-    - | 4 | anything but | alles andere als | - | tout sauf | todo menos | =
-    - | 4 | by no means | keineswegs | n' | nullement | de ningún modo | 결코 -
-    - | 4 | never | nie | n' | jamais | nunca | 한순간도 -
-    - | 4 | not at all | überhaupt nicht | n' | pas du tout | no | 전혀 -
+    - | 8 | not | nicht | n' | pas | no | -
+    - | 3 | hardly | kaum | n' | guère | apenas | 별로 -
+    - | 3 | anything but | alles andere als | - | tout sauf | todo menos | =
+    - | 3 | by no means | keineswegs | n' | nullement | de ningún modo | 결코 -
+    - | 3 | never | nie | n' | jamais | nunca | 한순간도 -
+    - | 3 | not at all | überhaupt nicht | n' | pas du tout | no | 전혀 -
 """

@@ -83,7 +83,7 @@ BY_TOPIC = {topic: Choice(zipf(a for a in ALL_ASPECTS if a.topic == topic)) for 
 TOPIC = Choice((topic, 1.0) for topic in TOPICS)
 MODIFIER = Choice((modifier, float(modifier.weight)) for modifier in ALL_MODIFIERS)
 PATTERNS = ("one", "and", "besides", "but", "still", "although", "although last")
-PATTERN = Choice(zip(PATTERNS, (0.24, 0.14, 0.1, 0.18, 0.12, 0.12, 0.1), strict=True))
+PATTERN = Choice(zip(PATTERNS, (0.3, 0.15, 0.1, 0.16, 0.1, 0.1, 0.09), strict=True))
 DOUBTABLE = ("one", "but", "still")  # in these the last clause can be put into doubt
 
 
@@ -255,7 +255,7 @@ def _korean_review(pattern: str, main: Statement, other: Statement) -> str:
         "one": a,
         "and": f"{_korean(other, 'and')} {a}",
         "besides": f"{_korean(other)}. 게다가 {a}",
-        "but": f"{_korean(other, 'but')} {a}",
+        "but": f"{_korean(other)}. 하지만 {a}",
         "still": f"{_korean(other)}. 그래도 {a}",
         "although": f"비록 {_korean(other, 'but')} {a}",
         "although last": f"{a}. 비록 {_korean(other, 'but')} 말입니다",

@@ -15,9 +15,6 @@ NOUNS: dict[str, str] = {
     "person": """
         man men | m Mann Männer | m homme | m hombre | 남자 명
         woman women | f Frau Frauen | f femme | f mujer | 여자 명
-        child children it | n Kind Kinder | m enfant | m niño | 아이 명
-        girl girls she | n Mädchen Mädchen | f fille | f chica | 소녀 명
-        boy | m Junge Jungen weak | m garçon | m chico | 소년 명
         student | m Student Studenten weak | m étudiant | m estudiante | 대학생 명
         farmer | m Bauer Bauern weak | m fermier | m granjero | 농부 명
         cook | m Koch Köche | m cuisinier | m cocinero | 요리사 명
@@ -28,6 +25,11 @@ NOUNS: dict[str, str] = {
         baker | m Bäcker Bäcker | m boulanger | m panadero | 제빵사 명
         lawyer | f Anwältin Anwältinnen | f avocate | f abogada | 변호사 명
         tourist | m Tourist Touristen weak | m touriste | m turista | 관광객 명
+    """,
+    "youth": """
+        child children it | n Kind Kinder | m enfant | m niño | 아이 명
+        girl girls she | n Mädchen Mädchen | f fille | f chica | 소녀 명
+        boy | m Junge Jungen weak | m garçon | m chico | 소년 명
     """,
     "relation": """
         friend | m Freund Freunde | m ami | m amigo | 친구 명
@@ -42,8 +44,8 @@ NOUNS: dict[str, str] = {
         doctor | f Ärztin Ärztinnen | f docteure | f doctora | 의사 명
     """,
     "family": """
-        mother | f Mutter Mütter | f mère | f madre | 어머니 명
-        father | m Vater Väter | m père | m padre | 아버지 명
+        mother - | f Mutter - | f mère | f madre | 어머니 명
+        father - | m Vater - | m père | m padre | 아버지 명
         brother | m Bruder Brüder | m frère | m hermano | 남동생 명
         sister | f Schwester Schwestern | f sœur | f hermana | 여동생 명
         daughter | f Tochter Töchter | f fille | f hija | 딸 명
@@ -102,12 +104,12 @@ NOUNS: dict[str, str] = {
     "reading": """
         book | n Buch Bücher | m livre | m libro | 책 권
         newspaper | f Zeitung Zeitungen | m journal | m periódico | 신문 부
-        poem | n Gedicht Gedichte | m poème | m poema | 시 편
-        report | m Bericht Berichte | m rapport | m informe | 보고서 부
         novel | m Roman Romane | m roman | f novela | 소설 편
     """,
-    "mail": """
+    "text": """
         letter | m Brief Briefe | f lettre | f carta | 편지 통
+        poem | n Gedicht Gedichte | m poème | m poema | 시 편
+        report | m Bericht Berichte | m rapport | m informe | 보고서 부
     """,
     "story": """
         story | f Geschichte Geschichten | f histoire | f historia | 이야기 편
@@ -213,11 +215,11 @@ PLACES = """
     shop | in the supermarket, to the supermarket | im Supermarkt, in den Supermarkt | au supermarché, au supermarché | en el supermercado, al supermercado | 슈퍼마켓
     town | in London, to London | in London, nach London | à Londres, à Londres | en Londres, a Londres | 런던
     water | in the lake, to the lake | im See, zum See | dans le lac, au lac | en el lago, al lago | 호수
-    house | in the hotel, to the hotel | im Hotel, ins Hotel | à l'hôtel, à l'hôtel | en el hotel, al hotel | 호텔
+    eatery | in the hotel, to the hotel | im Hotel, ins Hotel | à l'hôtel, à l'hôtel | en el hotel, al hotel | 호텔
     green | in the forest, to the forest | im Wald, in den Wald | dans la forêt, dans la forêt | en el bosque, al bosque | 숲
     house | at the office, to the office | im Büro, ins Büro | au bureau, au bureau | en la oficina, a la oficina | 사무실
     town | in Madrid, to Madrid | in Madrid, nach Madrid | à Madrid, à Madrid | en Madrid, a Madrid | 마드리드
-    house | in the restaurant, to the restaurant | im Restaurant, ins Restaurant | au restaurant, au restaurant | en el restaurante, al restaurante | 식당
+    eatery | in the restaurant, to the restaurant | im Restaurant, ins Restaurant | au restaurant, au restaurant | en el restaurante, al restaurante | 식당
     house | in the hospital, to the hospital | im Krankenhaus, ins Krankenhaus | à l'hôpital, à l'hôpital | en el hospital, al hospital | 병원
     green | on the beach, to the beach | am Strand, an den Strand | à la plage, à la plage | en la playa, a la playa | 해변
     town | in Vienna, to Vienna | in Wien, nach Wien | à Vienne, à Vienne | en Viena, a Viena | 빈
@@ -225,7 +227,7 @@ PLACES = """
     green | in the village, to the village | im Dorf, ins Dorf | au village, au village | en el pueblo, al pueblo | 마을
     house | in the theater, to the theater | im Theater, ins Theater | au théâtre, au théâtre | en el teatro, al teatro | 극장
     town | in Rome, to Rome | in Rom, nach Rom | à Rome, à Rome | en Roma, a Roma | 로마
-    house | in the café, to the café | im Café, ins Café | au café, au café | en el café, al café | 카페
+    eatery | in the café, to the café | im Café, ins Café | au café, au café | en el café, al café | 카페
 """
 
 # sort | English | German | French | Spanish | Korean. A sort is the tense that the time goes with.

@@ -44,7 +44,8 @@ def device_name() -> str:
 def commit() -> str:
     """The commit of the code, with "+changes" if files differ from it; "unknown" outside a git checkout."""
     here = Path(__file__).resolve().parent
-    found = _git(here, "rev-parse", "--short=12", "HEAD")
+    ours = _git(here, "ls-files", "__init__.py")  # else the checkout around a virtual environment would answer
+    found = _git(here, "rev-parse", "--short=12", "HEAD") if ours else ""
     if not found:
         return "unknown"
     return found + ("+changes" if _git(here, "status", "--porcelain", "--", str(here)) else "")
@@ -76,7 +77,9 @@ def _version(package: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in a hook, for another repository
+    quiet = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    quiet["GIT_OPTIONAL_LOCKS"] = "0"
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, env=quiet)
     except OSError:

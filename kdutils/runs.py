@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import pkgutil
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import kdutils.papers
 from kdutils.errors import Paused, UserError, unknown
 from kdutils.experiments import Record, checked_seeds, resolve
-from kdutils.files import digest, exclusive, file_digest, read_json, write_json
+from kdutils.files import digest, exclusive, file_digest, read_json, write_json, write_text
 
 HOME = Path(kdutils.__file__).resolve().parent.parent  # the folder with notebooks/ and results/
 
@@ -66,8 +68,24 @@ def recorded(name: str, results: str | Path = HOME / "results") -> list[Record]:
 
 def record_path(record: Record, results: str | Path = HOME / "results") -> Path:
     """Where a record is kept: `<results>/<paper>/<preset>/<task>[-setting=value...]-seed-<n>.json`."""
-    changes = "".join(f"-{name}={_short(value)}" for name, value in sorted(record["overrides"].items()))
+    overrides = record["overrides"]
+    changes = "".join(f"-{name}={_short(value)}" for name, value in sorted(overrides.items()))
+    if len(changes) > 150:  # a file system allows 255 for the whole name
+        changes = f"-{len(overrides)}-changes-{digest(overrides)[:8]}"
     return Path(results) / record["paper"] / record["preset"] / f"{record['task']}{changes}-seed-{record['seed']}.json"
+
+
+def free_place(record: Record, results: str | Path = HOME / "results") -> Path:
+    """`record_path` where nothing is kept yet; the arms are not looked at, so it can be asked before the training.
+
+    Raises UserError when a record is there already.
+    """
+    place = record_path(record, results)
+    if place.exists():
+        if read_json(place).get("overrides") != record["overrides"]:  # data=/a/corpus and data=/b/corpus
+            raise UserError(f"{place} holds a run of other settings that has the same name: rename that file first.")
+        raise UserError(f"{place} is recorded already: delete it first if the new run is to replace it.")
+    return place
 
 
 def keep(record: Record, results: str | Path = HOME / "results") -> Path:
@@ -75,9 +93,7 @@ def keep(record: Record, results: str | Path = HOME / "results") -> Path:
 
     Raises UserError when a record of these settings and this seed is there already.
     """
-    place = record_path(record, results)
-    if place.exists():
-        raise UserError(f"{place} is recorded already: delete it first if the new run is to replace it.")
+    place = free_place(record, results)
     arms = {
         name: {**arm, "history": [row for row in arm["history"] if row["kind"] == "eval"]}
         for name, arm in record["arms"].items()
@@ -96,8 +112,12 @@ def for_claim(over: Sequence[str], records: Sequence[Record], task: str, preset:
 
 
 def _short(value: Any) -> str:
+    """A value as a part of a file name: a folder by its last part, a data set of the hub by owner and name."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(_short, value))
     text = str(value)
-    return Path(text).name if os.sep in text else text.replace(":", "-")
+    text = text[4:].partition("@")[0] if text.startswith("hub:") else Path(text).name if os.sep in text else text
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 # --- notebooks ---------------------------------------------------------------------------------------------------
@@ -122,37 +142,54 @@ def execute(
     notebook = notebook_of(name)
     if notebook is None:
         raise UserError(f"There is no notebook of '{name}' beside kdutils: clone the repository, or use 'train'.")
+    overrides, left = _absolute(overrides or {}), countdown(max_minutes)
     settings = resolve(paper.EXPERIMENTS, preset, overrides, tasks)
     parameters = {"preset": preset, "runs": str(Path(runs).resolve())}
-    parameters |= {"overrides": dict(overrides)} if overrides else {}
+    parameters |= {"overrides": overrides} if overrides else {}
     parameters |= {"tasks": list(tasks)} if tasks else {}
-    parameters |= {"max_minutes": float(max_minutes)} if max_minutes else {}
     label = digest({task: one.digest for task, one in settings.items()})[:8]
     place = Path(runs) / name / f"{preset}-{label}"
+
+    def one(file_name: str, **more: Any) -> Path:
+        limit = {"max_minutes": left()} if max_minutes else {}
+        return run_notebook(notebook, {**parameters, **more, **limit}, place / file_name)
+
     if seeds is None:
-        return run_notebook(notebook, parameters, place / notebook.name)
+        return one(notebook.name)
     for seed in checked_seeds(seeds):
-        run_notebook(notebook, {**parameters, "seeds": [seed]}, place / f"seed-{seed}.ipynb")
-    return run_notebook(notebook, {**parameters, "seeds": list(seeds)}, place / notebook.name)
+        one(f"seed-{seed}.ipynb", seeds=[seed])
+    return one(notebook.name, seeds=list(seeds))
+
+
+def countdown(minutes: float) -> Callable[[], float]:
+    """A function that says how many of these minutes are left from now on: never 0, which would mean no limit.
+
+    With 0 minutes there is no limit and it always says 0. Raises UserError for less, or for what is not a number.
+    """
+    if not minutes >= 0:
+        raise UserError(f"max_minutes must be 0, which means no limit, or more, not {minutes}.")
+    started = time.monotonic()
+    return lambda: max(round(minutes - (time.monotonic() - started) / 60, 4), 1e-4) if minutes else 0.0
 
 
 def run_notebook(notebook: Path, parameters: Mapping[str, Any], output: Path) -> Path:
     """Executes one notebook into `output` in a kernel of its own, unless that is done already."""
     check_parameters(notebook, parameters)
     status_file = output.with_suffix(".status.json")
-    wanted = {"notebook": output.name, "source": file_digest(notebook), "parameters": dict(parameters)}
-    if status_file.exists() and output.exists():
-        status = read_json(status_file)
-        if status.get("status") == "ok" and {key: status.get(key) for key in wanted} == wanted:
-            print(f"{output}: finished already")
-            return output
+    lasting = {name: value for name, value in parameters.items() if name != "max_minutes"}
+    wanted = {"notebook": output.name, "source": file_digest(notebook), "parameters": lasting}
+    if output.exists() and _is_done(status_file, wanted):
+        print(f"{output}: finished already")
+        return output
     started = time.monotonic()
     print(f"{notebook.name}: running, {_in_words(parameters)}", flush=True)
     with exclusive(output.parent):
+        write_json(status_file, {**wanted, "status": "running"})  # it stays when the runner is killed
         try:
             _papermill(notebook, output, parameters)
         except UserError as error:
-            write_json(status_file, {**wanted, "status": "failed", "minutes": _minutes(started), "error": str(error)})
+            state = "paused" if isinstance(error, Paused) else "failed"
+            write_json(status_file, {**wanted, "status": state, "minutes": _minutes(started), "error": str(error)})
             raise
         write_json(status_file, {**wanted, "status": "ok", "minutes": _minutes(started)})
     print(f"{output}: done in {_minutes(started):.1f} min", flush=True)
@@ -161,45 +198,79 @@ def run_notebook(notebook: Path, parameters: Mapping[str, Any], output: Path) ->
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     """Raises UserError for a parameter that the notebook does not have; papermill itself would only warn."""
-    import papermill
-
-    known = papermill.inspect_notebook(str(notebook))
+    papermill = _installed_papermill()
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # damaged in whatever way
+        raise UserError(f"{notebook} is not a notebook that can be run ({_first_line(error)}).") from error
     for name in parameters:
         if name not in known:
             raise unknown("parameter", name, known)
 
 
 def refresh(notebook: Path) -> None:
-    """Executes a committed notebook with its default parameters and puts the tidied result in its place."""
+    """Executes a committed notebook with its default parameters and puts the tidied result in its place.
+
+    The executed copy lies under `refresh/` in the folder of runs; the notebook of one that fails stays as it is.
+    """
+    check_parameters(notebook, {})
+    output = Path(runs_folder()).resolve() / "refresh" / notebook.name
+    with exclusive(output.parent):
+        _papermill(notebook, output, {})
+        write_text(notebook, _tidied(output))
+
+
+def _tidied(executed: Path) -> str:
     import nbformat
 
     from kdutils.notebook import tidy
 
-    output = notebook.with_name(f".{notebook.name}")
+    return nbformat.writes(tidy(nbformat.read(executed, as_version=4))).rstrip("\n") + "\n"
+
+
+def _installed_papermill() -> ModuleType:
     try:
-        _papermill(notebook, output, {})
-        executed = nbformat.read(output, as_version=4)
-    finally:
-        output.unlink(missing_ok=True)
-    nbformat.write(tidy(executed), notebook)
+        return importlib.import_module("papermill")
+    except ImportError as error:
+        raise UserError(
+            f"Notebooks are executed by papermill, which cannot be imported ({error}): pip install papermill "
+            "ipykernel, or use 'train', which needs no notebook."
+        ) from error
+
+
+def _is_done(status_file: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether this notebook was executed to its end with these parameters. A damaged status says no."""
+    try:
+        status = dict(read_json(status_file))
+    except (UserError, TypeError, ValueError):
+        return False
+    return status.get("status") == "ok" and {key: status.get(key) for key in wanted} == wanted
+
+
+def _absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Folders of data or of a model as absolute paths: a notebook is executed in its own folder."""
+
+    def one(name: str, value: Any) -> Any:
+        is_path = name.rpartition(".")[2] in ("data", "model") and value not in ("", "demo")
+        return str(Path(value).resolve()) if is_path and Path(str(value)).is_dir() else value
+
+    return {name: one(name, value) for name, value in overrides.items()}
 
 
 def _papermill(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
+    papermill = _installed_papermill()
     output.parent.mkdir(parents=True, exist_ok=True)
     with _headless():
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), parameters=dict(parameters), cwd=str(notebook.parent),
                 kernel_name="python3", progress_bar=False, store_widget_state=False, coalesce_streams=True,
-                extra_arguments=["--log-level=ERROR"],  # else the kernel warns about its transport
+                extra_arguments=["--log-level=CRITICAL"],  # else the kernel warns about its transport
             )  # fmt: skip
-        except PapermillExecutionError as error:
+        except papermill.PapermillExecutionError as error:
             raise _translated(error, notebook, output) from None
-        except Exception as error:  # a kernel that died, a broken file: still one sentence
-            raise UserError(f"{notebook.name} could not be run ({type(error).__name__}: {error}).") from error
+        except Exception as error:  # no kernel to start, one that died: still one sentence
+            raise UserError(f"{notebook.name} could not be run: {_reason(error)}; see {output}.") from error
 
 
 def _translated(error: Any, notebook: Path, output: Path) -> UserError:
@@ -208,19 +279,34 @@ def _translated(error: Any, notebook: Path, output: Path) -> UserError:
         return Paused(error.evalue)
     if error.ename == "UserError":
         return UserError(error.evalue)
-    cell = f"cell {error.exec_count}"
-    return UserError(f"{notebook.name} failed in {cell} with {error.ename}: {error.evalue}; see {output}.")
+    why = f"{error.ename}: {_first_line(error.evalue)}"
+    return UserError(f"{notebook.name} failed in cell [{error.exec_count}] with {why}; see {output}.")
+
+
+def _reason(error: Exception) -> str:
+    if type(error).__name__ == "DeadKernelError":
+        return "its kernel died, perhaps for want of memory"
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Any) -> str:
+    return next((line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()), "no message")
 
 
 @contextlib.contextmanager
 def _headless() -> Iterator[None]:
-    """The kernel inherits these: no widgets, and the right to import this very kdutils."""
-    before = dict(os.environ)
+    """The kernel inherits these: no widgets, and the right to import this very kdutils. Papermill keeps quiet."""
+    before, logger = dict(os.environ), logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     os.environ["KDUTILS_HEADLESS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), before.get("PYTHONPATH", "")]))
+    if before.get("KDUTILS_RUNS"):  # the kernel starts in another folder
+        os.environ["KDUTILS_RUNS"] = str(Path(before["KDUTILS_RUNS"]).resolve())
     try:
         yield
     finally:
+        logger.setLevel(level)
         os.environ.clear()
         os.environ.update(before)
 

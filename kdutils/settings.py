@@ -62,6 +62,8 @@ class Settings(Mapping):
 
     def changed(self, **changes: Any) -> Settings:
         """The same settings with some values replaced, for an arm that differs from the others in these."""
+        for name in changes.keys() - self._values.keys():
+            raise unknown("setting", name, sorted(self._values))
         return Settings(self.preset, {**self._values, **changes}, self.overrides)
 
 

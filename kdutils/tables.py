@@ -32,7 +32,8 @@ def settings_table(table: Table, settings: Settings, title: str) -> Shown:
     """The settings of an experiment, folded: value, the paper's value, what it means, where the paper's is from."""
     frame = table.show(settings)
     changed = ", ".join(f"{name} = {value!r}" for name, value in settings.overrides.items())
-    summary = f"{title}: {len(frame)} settings of the preset '{settings.preset}'" + (f", changed: {changed}" * bool(changed))
+    summary = f"{title}: {len(frame)} settings of the preset '{settings.preset}'"
+    summary += f", changed: {changed}" if changed else ""
     markup = f"<details><summary>{html.escape(summary)}</summary>{frame.to_html(escape=True)}</details>"
     return Shown(markup, "\n".join([summary, *(f"  {name} = {value!r}" for name, value in settings.items())]))
 
@@ -56,13 +57,13 @@ def records_table(records: Iterable[Mapping[str, Any]], arms: Sequence[Any]) -> 
     """Recorded runs, one line a group of settings and arm: headline metric with its interval, and where it ran."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for record in records:
-        changed = ", ".join(f"{k}={v}" for k, v in record["overrides"].items())
+        changed = ", ".join(f"{k}={v}" for k, v in sorted(record["overrides"].items()))
         groups.setdefault((record["task"], record["preset"], changed), []).append(record)
     rows = [row for key, members in sorted(groups.items()) for row in _rows(key, members, arms)]
     if not rows:
         text = "No such runs are recorded in results/ yet."
         return Shown(f"<p>{text}</p>", text)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).fillna("")
     return Shown(frame.to_html(index=False, escape=True), frame.to_string(index=False))
 
 

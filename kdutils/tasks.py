@@ -24,7 +24,6 @@ from kdutils.settings import Setting, Settings, Table
 from kdutils.training import Recipe
 
 DATA = (
-    Setting("max_words", 8, 0, 0, "of the demo corpus: longest sentence in words; 0: any"),
     Setting("data_seed", 0, 0, 0, "seed of the demo corpus and of row samples; the same for all runs"),
     Setting("test_split", "test", "test", "test", "the split that is tested on, once, at the end"),
 )
@@ -38,8 +37,8 @@ SHAPE = (
 TRAINING = (
     Setting("updates", 300, 8000, 300_000, "optimiser steps"),
     Setting("accumulation", 1, 1, 1, "batches an update"),
-    Setting("learning_rate", 5e-3, 5e-4, 5e-4, "peak learning rate (AdamW)"),
-    Setting("warmup", 60, 1000, 4000, "updates of linear warm-up"),
+    Setting("learning_rate", 8e-3, 5e-4, 5e-4, "peak learning rate (AdamW)"),
+    Setting("warmup", 40, 1000, 4000, "updates of linear warm-up"),
     Setting("schedule", "inverse_sqrt", "inverse_sqrt", "inverse_sqrt", "how the rate falls after the warm-up"),
     Setting("weight_decay", 1e-4, 1e-4, 1e-4, "decoupled weight decay of the matrices"),
     Setting("clip", 0.0, 0.0, 0.0, "largest gradient norm; 0: no clipping"),
@@ -125,16 +124,17 @@ class Translation(Task):
     settings_table = Table(
         Setting("data", "demo", "hub:bentrevett/multi30k", "demo", "demo, hub:owner/name, or a folder of yours"),
         Setting("pair", "en-de", "en-de", "de-en", "source and target language"),
-        Setting("train_rows", 800, 0, 0, "training pairs; 0: all"),
+        Setting("max_words", 7, 0, 0, "of the demo corpus: longest sentence in words; 0: any"),
+        Setting("train_rows", 500, 0, 0, "training pairs; 0: all"),
         Setting("validation_rows", 200, 0, 0, "validation pairs; 0: all"),
         Setting("test_rows", 200, 0, 0, "test pairs; 0: all"),
         *DATA,
-        Setting("vocab_size", 1500, 8000, 10_000, "entries of the joint byte-pair vocabulary"),
+        Setting("vocab_size", 1200, 8000, 10_000, "entries of the joint byte-pair vocabulary"),
         Setting("max_length", 48, 128, 175, "tokens a side; longer pairs are left out of the training"),
         *SHAPE,
         Setting("label_smoothing", 0.1, 0.1, 0.1, "epsilon of the cross-entropies"),
         Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
-        Setting("max_tokens", 400, 4096, 4096, "padded tokens a batch, of the longer side"),
+        Setting("max_tokens", 300, 4096, 4096, "padded tokens a batch, of the longer side"),
         *TRAINING,
         Setting("beams", 1, 5, 5, "beams of the test translations; 1: greedy"),
     )
@@ -191,7 +191,7 @@ class Classification(Task):
     settings_table = Table(
         Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),
         Setting("language", "en", "en", "en", "language of the demo corpus"),
-        Setting("train_rows", 1000, 0, 0, "training rows; 0: all"),
+        Setting("train_rows", 1500, 0, 0, "training rows; 0: all"),
         Setting("validation_rows", 300, 0, 0, "validation rows; 0: all"),
         Setting("test_rows", 300, 0, 0, "test rows; 0: all"),
         *DATA,
@@ -203,6 +203,12 @@ class Classification(Task):
         Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
         Setting("batch_size", 32, 32, 32, "rows a batch"),
         *TRAINING,
+    ).extended(
+        layers={"demo": 2},
+        learning_rate={"demo": 1e-3},
+        warmup={"demo": 30},
+        updates={"demo": 300},
+        eval_every={"demo": 60},
     )
     monitor, larger_is_better = "accuracy", True
 
@@ -213,7 +219,7 @@ class Classification(Task):
         s = self.settings
         return load_corpus(
             s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split,
-            seed=s.data_seed, max_words=s.max_words,
+            seed=s.data_seed,
         )  # fmt: skip
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:

@@ -61,7 +61,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, task: str = "classifi
 def _byte_pairs(texts: list[str], vocab_size: int) -> Tokenizer:
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    # a full stop is a token of its own, or every word would come twice: with one and without
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+    )
     backend.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
         vocab_size=max(vocab_size, 0), min_frequency=2, special_tokens=list(SPECIALS), show_progress=False

@@ -2,9 +2,9 @@
 
 >>> fitted = fit(model, RDrop(alpha=5.0), batches, Recipe(updates=400), evaluate=scores, folder="runs/try")
 
-A paper contributes a `Method` (see `kdutils.methods`); the loop contributes everything else: precision, accumulation, clipping, evaluation, checkpoints, resuming, the time
-guard. Called again with the same folder, `fit` goes on where it was; on a CPU the result is the same to the last
-bit as that of a run that was never interrupted.
+A paper contributes a `Method` (see `kdutils.methods`); the loop contributes everything else: precision,
+accumulation, clipping, evaluation, checkpoints, resuming, the time guard. Called again with the same folder, `fit`
+goes on where it was; on a CPU the result is the same to the last bit as that of a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from kdutils.checkpoints import Checkpoints, load_weights, save_weights
+from kdutils.checkpoints import Checkpoints, load_weights, save_weights, seeded
 from kdutils.errors import Paused, UserError, unknown
 from kdutils.files import explained, make_folder, write_text
 from kdutils.methods import BatchPlan, Method, Moment
+from kdutils.models import mode
 from kdutils.progress import progress
 
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
@@ -52,6 +53,18 @@ class Recipe:
     larger_is_better: bool = False
     precision: str = "auto"  # auto, fp32, bf16, fp16
     tracker: str = ""  # one of accelerate's own, such as tensorboard or wandb; none by default
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be trained, before anything is computed or written."""
+        if self.schedule not in SCHEDULES:
+            raise unknown("schedule", self.schedule, SCHEDULES)
+        choose_precision("cpu", self.precision)
+        for name in ("updates", "accumulation", "eval_every", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
+        for name in ("learning_rate", "warmup", "weight_decay", "clip", "patience"):
+            if not getattr(self, name) >= 0:  # so that NaN is refused too
+                raise UserError(f"{name} is {getattr(self, name)}: it must not be negative.")
 
 
 @dataclass
@@ -94,11 +107,13 @@ def fit(
 ) -> Fitted:
     """Trains `model` in place and returns its history; with a `folder`, resumes what is there.
 
-    evaluate: validation scores of the model, called every `eval_every` updates in a frozen random state, so that
-    looking more often does not change the training. identity: a digest of the settings; a checkpoint of other
-    settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is written and
-    Paused is raised. Raises UserError for an impossible recipe, and when the loss is no longer a number.
+    evaluate: validation scores of the model, called every `eval_every` updates in evaluation mode and in a frozen
+    random state, so that looking more often does not change the training. identity: a digest of the settings; a
+    checkpoint of other settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is
+    written and Paused is raised; it needs a folder. Raises UserError when the loss is no longer a number.
     """
+    if until is not None and not folder:
+        raise UserError("A time limit needs a folder, in which the run is kept: give fit a folder.")
     loop = _Loop(model, method, batches, recipe, evaluate, Path(folder) if folder else None, identity, description)
     return loop.run(until)
 
@@ -117,8 +132,6 @@ class _Position:
 
 class _Loop:
     def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
-        if recipe.schedule not in SCHEDULES:
-            raise unknown("schedule", recipe.schedule, SCHEDULES)
         self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
         self.folder, self.identity, self.description = folder, identity, description
         self.accelerator = _accelerator(recipe, folder)
@@ -138,7 +151,8 @@ class _Loop:
         self.method.attach(self.plain)
         extras = self.method.modules()
         modules = (model, *(extra.to(self.accelerator.device) for extra in extras.values()))
-        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        unique = {id(p): p for module in modules for p in module.parameters()}  # networks may share some
+        self.trained = [p for p in unique.values() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             _decayed(self.trained, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=self.recipe.betas,
             fused=self.accelerator.device.type in ("cpu", "cuda"),
@@ -167,7 +181,7 @@ class _Loop:
                 if self.evaluate and (update % recipe.eval_every == 0 or update == recipe.updates):
                     self._evaluate()
                 bar.update(1)
-                paused = until is not None and time.monotonic() >= until and update < recipe.updates
+                paused = until is not None and update < recipe.updates and self._late(until)
                 if self.checkpoints and (paused or update % recipe.checkpoint_every == 0 or update == recipe.updates):
                     self._save()
                 if paused:
@@ -186,7 +200,8 @@ class _Loop:
             with self._local(number < len(mine)), self.accelerator.autocast():
                 terms = self.method.loss(self.model, batch, counts, moment)
                 self.accelerator.backward(terms["loss"] * self.world)  # processes average their gradients
-            self.window.add(terms)
+            self.window.add(terms if moment.logged else {"loss": terms["loss"]})
+        self._share_gradients()
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.trained, self.recipe.clip)
         self.optimizer.step()
@@ -231,6 +246,18 @@ class _Loop:
         """No exchange of gradients between processes while more batches of this update follow."""
         return self.accelerator.no_sync(self.model) if more and self.world > 1 else contextlib.nullcontext()
 
+    def _share_gradients(self) -> None:
+        """Averages the gradients of the networks beside the model; accelerate does it for the model alone."""
+        own = {id(p) for p in self.plain.parameters()}
+        for p in self.trained if self.world > 1 else ():
+            if id(p) not in own:
+                p.grad = self.accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "mean")
+
+    def _late(self, until: float) -> bool:
+        """Whether the time is over for any process: all must stop after the same update."""
+        late = torch.tensor(float(time.monotonic() >= until), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(late, "sum") if self.world > 1 else late)
+
     # --- looking ---------------------------------------------------------------------------------------------
 
     def _log_training(self) -> str:
@@ -245,6 +272,8 @@ class _Loop:
 
     def _evaluate(self) -> None:
         scores = self.scores()
+        if self.recipe.monitor not in scores:
+            raise unknown("validation score to monitor", self.recipe.monitor, scores)
         self._record("eval", scores)
         better = scores[self.recipe.monitor] * (-1 if self.recipe.larger_is_better else 1)
         known = self.at.best.get("order", float("inf"))
@@ -258,10 +287,8 @@ class _Loop:
         self.method.after_evaluation(self.plain, scores, self._moment(self.at.update))
 
     def scores(self) -> dict[str, float]:
-        """The validation scores; the random state of the training is untouched by what they draw."""
-        cuda = [self.accelerator.device.index or 0] if self.accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), self.accelerator.autocast():
-            torch.manual_seed(0)
+        """The validation scores; the training's random state and the modes of its modules are left as they were."""
+        with seeded(0), mode(self.plain, training=False), self.accelerator.autocast():
             return {name: float(score) for name, score in self.evaluate(self.plain).items()}
 
     def _record(self, kind: str, numbers: dict[str, float]) -> None:
@@ -298,24 +325,27 @@ class _Loop:
             "window": vars(self.window),
         }
         facts = {"identity": self.identity, "at": vars(self.at), "history": self.history}
-        self.checkpoints.save(self.at.update, self.saved, tensors, facts)
+        best = [self.folder / self.at.best["file"]] if self.at.best else []
+        self.checkpoints.save(self.at.update, self.saved, tensors, facts, needs=best)
         self._drop_old_bests()
 
     def _drop_old_bests(self) -> None:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
             named = {_facts(path)["at"]["best"].get("file") for path in self.checkpoints.names()}
-            for file in self.folder.glob("best-*.safetensors"):
-                if file.name not in named:
+            for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):
+                if file.name not in named:  # those with a temporary name were left by a process that was killed
                     file.unlink(missing_ok=True)
 
     def _resume(self) -> None:
         newest = self.checkpoints.newest()
         if newest is None:
+            self.checkpoints.drop_after(None)
             self._rewrite_history()
             return
         if _facts(newest)["identity"] != self.identity:
             raise UserError(f"{self.folder} holds a run with other settings: choose another folder, or delete it.")
+        self.checkpoints.drop_after(newest)
         tensors, facts = self.checkpoints.load(newest, self.saved)
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.scheduler.load_state_dict(tensors["scheduler"])

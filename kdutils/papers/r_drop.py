@@ -156,9 +156,7 @@ def doubled(settings: Settings) -> dict[str, int]:
 
 def method(settings: Settings) -> RDrop:
     """R-Drop as the settings describe it."""
-    return RDrop(
-        settings.alpha, settings.k, settings.m, settings.label_smoothing, settings.smoothing_convention
-    )
+    return RDrop(settings.alpha, settings.k, settings.m, settings.label_smoothing, settings.smoothing_convention)
 
 
 def plain(settings: Settings) -> Method:
@@ -247,7 +245,8 @@ def _points(setting: str):
 PIXELS = "Figure 2, read from pixels"
 CLAIMS = (
     Claim("R1", "R-Drop raises the test BLEU at the same number of updates, in every seed.", gain("test_bleu"),
-          paper="+2.61 BLEU, De-En", source="Table 1", unit="BLEU", published=2.61, every_seed=True, task="translation"),
+          paper="+2.61 BLEU, De-En", source="Table 1", unit="BLEU", published=2.61, every_seed=True,
+          task="translation"),
     Claim("R1c", "R-Drop raises the test BLEU at the same compute: the baseline has twice the updates.",
           gain("test_bleu", "baseline_2x"), paper="not tabulated", unit="BLEU", task="translation"),
     Claim("R1g", "R-Drop raises the test accuracy at the same number of updates.", gain("test_accuracy"),
@@ -268,7 +267,8 @@ CLAIMS = (
           _less_than_a_quarter, paper="about 0 against +0.4", source=PIXELS, unit="nats", better="<"),
     Claim("R4", "Early on, after a quarter of the updates, R-Drop is behind in accuracy.", _early,
           paper="overtakes after 30-40k of 300k updates", source=PIXELS, unit="accuracy", better="<",
-          scale="word accuracy under teacher forcing stands in for BLEU, which is not measured during training", task="translation"),
+          scale="word accuracy under teacher forcing stands in for BLEU, which is not measured during training",
+          task="translation"),
     Claim("R5a", "The baseline's own KL between two dropout passes grows in training.", change("baseline", "kl"),
           paper="stated, no number", source="authors, in the official repository's threads", unit="nats"),
     Claim("R5b", "Under R-Drop that KL falls in training.", change("r_drop", "kl"),
@@ -281,7 +281,8 @@ CLAIMS = (
           lambda records: peak_inside(_points("alpha")(records), 3.0, 7.0),
           paper="37.25 at 5; 36.05 at 1", source="Table 7", unit="BLEU", over=("alpha",), task="translation"),
     Claim("R6b", "alpha = 10 still beats alpha = 1.", _last_against_first("alpha", 1.0, 10.0),
-          paper="36.95 against 36.05", source="Table 7", unit="BLEU", published=0.9, over=("alpha",), task="translation"),
+          paper="36.95 against 36.05", source="Table 7", unit="BLEU", published=0.9, over=("alpha",),
+          task="translation"),
     Claim("R7", "BLEU falls as the second pass is taken more rarely (k = 1, 2, 5, 10).",
           lambda records: trend(_points("k")(records)), paper="about 37.4, 37.1, 36.0, 35.3",
           source="Figure 3, read from pixels", unit="rank correlation", better="<", over=("k",), task="translation"),

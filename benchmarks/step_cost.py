@@ -1,0 +1,173 @@
+"""What a training step of a method costs, as a multiple of the plain step measured in the same run.
+
+    python benchmarks/step_cost.py r_drop                 # prints a table, writes benchmarks/r_drop.json
+    python benchmarks/step_cost.py r_drop --width 512 --layers 6 --vocabulary 10000 --tokens 4096
+
+A step is: loss, backward, optimiser. The floor is the method's `passes`: forward-and-backward passes over the
+batch. Plain and method steps alternate, so that a slow moment of the machine hits both; the median of the ratios
+is reported with its quartiles. Memory is the most that a process of its own held above what it held before its
+first step (on a GPU: the most that tensors took; elsewhere this needs Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdutils import models, provenance, runs
+from kdutils.batches import collate_classification, collate_translation
+from kdutils.experiments import Experiment
+from kdutils.files import write_json
+from kdutils.methods import Method, Moment
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    options = arguments()
+    paper = runs.load(options.paper)
+    if options.arm:
+        print(json.dumps(memory(paper, options)))
+        return
+    rows = [row for experiment in paper.EXPERIMENTS for row in measure(experiment, options)]
+    show(rows)
+    device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
+    record = {"shape": {name: getattr(options, name) for name in SHAPE}, "rows": rows, "provenance": provenance.provenance()}
+    write_json(HERE / f"{options.paper}-{device}.json", record)
+
+
+def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each arm with a method of its own, against the plain method."""
+    settings = experiment.settings.resolve("demo")
+    methods = {arm.name: arm.method(settings) for arm in experiment.arms if not arm.recipe(settings)}
+    plain, plain_memory = Method(), peak(experiment, "baseline", options)
+    rows = []
+    for name, method in methods.items():
+        if name == "baseline":
+            continue
+        ratios, seconds = ratio(stepper(experiment, plain, options), stepper(experiment, method, options), options.repeats)
+        quartiles = statistics.quantiles(ratios, n=4)
+        rows.append(
+            {
+                "task": experiment.name, "method": name, "floor": method.passes, "plain_ms": 1000 * seconds,
+                "time": statistics.median(ratios), "time_quartiles": [quartiles[0], quartiles[2]],
+                "memory": peak(experiment, name, options) / plain_memory, "plain_mb": plain_memory,
+            }  # fmt: skip
+        )
+    return rows
+
+
+def stepper(experiment: Experiment, method: Method, options: argparse.Namespace) -> Callable[[], None]:
+    """A function that takes one training step on a fixed batch of random tokens."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shape = {"width": options.width, "layers": options.layers, "heads": 4, "feedforward": 4 * options.width}
+    if experiment.name == "translation":
+        model = models.translation_model(options.vocabulary, **shape)
+    else:
+        model = models.classifier(options.vocabulary, ("negative", "positive"), **shape)
+    model = model.to(device).train()
+    batch = {name: tensor.to(device) for name, tensor in random_batch(experiment.name, options).items()}
+    method.attach(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        terms = method.loss(model, batch, method.count(batch), Moment(1, 1, 0, logged=False))
+        terms["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def random_batch(task: str, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    length, rows = 32, max(1, options.tokens // 32)
+    ids = torch.randint(5, options.vocabulary, (2, rows, length)).tolist()
+    if task == "translation":
+        return collate_translation()([{"source": s, "target": t} for s, t in zip(*ids, strict=True)])
+    return collate_classification()([{"input_ids": s, "label": i % 2} for i, s in enumerate(ids[0])])
+
+
+def ratio(plain: Callable[[], None], method: Callable[[], None], repeats: int) -> tuple[list[float], float]:
+    """Method over plain, pair by pair, after a warm-up; and the median plain step in seconds."""
+    pairs = [(timed(plain), timed(method)) for _ in range(repeats + 2)][2:]
+    return [b / a for a, b in pairs], statistics.median(a for a, _ in pairs)
+
+
+def timed(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def peak(experiment: Experiment, arm: str, options: argparse.Namespace) -> float:
+    """Megabytes that the steps of an arm need, measured in a fresh process."""
+    command = [sys.executable, __file__, options.paper, "--arm", arm, "--task", experiment.name]
+    command += [text for name in SHAPE for text in (f"--{name}", str(getattr(options, name)))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def memory(paper: Any, options: argparse.Namespace) -> float:
+    experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
+    method = experiment.arm(options.arm).method(experiment.settings.resolve("demo"))
+    step = stepper(experiment, method, options)
+    if torch.cuda.is_available():
+        provenance.reset_peak_memory()
+        for _ in range(3):
+            step()
+        return provenance.peak_memory_mb()
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+    before = resident("VmRSS")
+    for _ in range(3):
+        step()
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> float:
+    """A line of the process's memory accounts, in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'task':16}{'method':10}{'floor':>7}{'time':>8}{'quartiles':>16}{'memory':>9}{'plain step':>22}")
+    for row in rows:
+        low, high = row["time_quartiles"]
+        plain = f"{row['plain_ms']:.0f} ms, {row['plain_mb']:.0f} MB"
+        quartiles = f"{low:.2f} to {high:.2f}"
+        print(
+            f"{row['task']:16}{row['method']:10}{row['floor']:7.2f}{row['time']:8.2f}{quartiles:>16}"
+            f"{row['memory']:9.2f}{plain:>22}"
+        )
+
+
+SHAPE = ("width", "layers", "vocabulary", "tokens")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paper")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--tokens", type=int, default=1024, help="of a batch, on each side")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--arm", default="", help=argparse.SUPPRESS)  # set in the processes that measure memory
+    parser.add_argument("--task", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
