@@ -56,7 +56,9 @@ def _device() -> Iterator[Finding]:
             yield f"GPU {index}", "ok", f"{properties.name}, {memory:.0f} GiB{words}"
     else:
         yield "GPU", "note", "none: the demo preset runs on the CPU, study wants a GPU such as Colab's T4"
-    yield "CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    words = f"{cores} core{'s' * (cores != 1)}, torch uses {threads} thread{'s' * (threads != 1)}"
+    yield "CPU", "ok", words
     yield "precision", "ok", reason
 
 

@@ -129,7 +129,8 @@ def run(
             print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
             continue
         task = task or experiment.task(settings)
-        for arm in missing:  # refuses what cannot be trained
+        task.check(seed)
+        for arm in missing:
             task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
             for arm in missing:

@@ -82,7 +82,7 @@ def _determiners(given: HeadGiven, number: str) -> Choice:
     elif number == "pl" and not definite:
         weights.update(two=0.2, three=0.1)
     if (
-        kind not in (*MASS, *ANIMALS, "person", "youth", "prey", "food", "dish", "song", "film", "story")
+        kind not in (*MASS, *ANIMALS, "person", "youth", "prey", "food", "dish", "song", "film", "story", "bridge")
         or kind == "pet"
     ):
         weights.update(my=0.2, our=0.07)
@@ -178,17 +178,15 @@ def _suits(verb: Verb | None, role: str) -> bool:
 
 
 @cache
-def _verbs(given: ClauseGiven) -> Choice:
-    if given.role == "saying":
+def _verbs(role: str, tenses: tuple[str, ...]) -> Choice:
+    if role == "saying":
         return Choice(zipf(VERBS["saying"]))
-    if given.role == "state":
+    if role == "state":
         return NOTHING
     pairs: list[tuple[Verb | None, float]] = []
     for frame, share in FRAMES.items():
         pairs += [(None, share)] if frame == "copula" else zipf(VERBS[frame], share)
-    return Choice(
-        (verb, weight) for verb, weight in pairs if _suits(verb, given.role) and _tenses(verb, given.tenses) is not None
-    )
+    return Choice((verb, weight) for verb, weight in pairs if _suits(verb, role) and _tenses(verb, tenses) is not None)
 
 
 def _negatives(fields: dict) -> Choice:
@@ -296,7 +294,7 @@ def _time_first(timed: bool, role: str) -> Choice:
 CLAUSE = Recipe(
     "clause",
     (
-        ("verb", lambda f: _verbs(f["given"])),
+        ("verb", lambda f: _verbs(f["given"].role, f["given"].tenses)),
         ("tense", lambda f: _tenses(f["verb"], f["given"].tenses)),
         ("negative", _negatives),
         ("subject", _subject),

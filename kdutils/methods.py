@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from kdutils.divergences import label_smoothed_nll
+from kdutils.divergences import label_smoothed_nll, nll_formula
 from kdutils.models import counted_logits
 
 
@@ -38,6 +39,7 @@ class Method:
     passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
 
     def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
+        nll_formula(torch.zeros(0, dtype=torch.long), 2, epsilon, convention)  # refuses what it cannot compute
         self.epsilon, self.convention = epsilon, convention
 
     def attach(self, model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForMaskedLM,
@@ -46,9 +47,9 @@ def translation_model(
 
     `dropout` is applied to the embeddings, the attention and feed-forward outputs; to attention weights and
     hidden activations it is not, as in the recipes that the papers used. Raises UserError when the width cannot
-    be divided among the heads.
+    be divided among the heads, or a size or rate makes no sense.
     """
-    _check_heads(width, heads)
+    _check_shape(width, layers, heads, feedforward, dropout)
     config = M2M100Config(
         vocab_size=vocab_size, d_model=width, encoder_layers=layers, decoder_layers=layers,
         encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=feedforward,
@@ -107,7 +108,7 @@ def pretrained(name: str, task: str, labels: tuple[str, ...] = (), **changes: fl
     try:
         with quiet():
             return loader.from_pretrained(name, use_safetensors=True, **changes)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
             f"The model '{name}' could not be loaded ({first}): check its name, or fetch it once with a network."
@@ -215,7 +216,7 @@ def free_memory() -> None:
 def _bert(
     vocab_size: int, width: int, layers: int, heads: int, feedforward: int, dropout: float, max_length: int
 ) -> BertConfig:
-    _check_heads(width, heads)
+    _check_shape(width, layers, heads, feedforward, dropout)
     return BertConfig(
         vocab_size=vocab_size, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=feedforward, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
@@ -223,6 +224,11 @@ def _bert(
     )  # fmt: skip
 
 
-def _check_heads(width: int, heads: int) -> None:
+def _check_shape(width: int, layers: int, heads: int, feedforward: int, dropout: float) -> None:
+    for name, size in {"width": width, "layers": layers, "heads": heads, "feedforward": feedforward}.items():
+        if size < 1:
+            raise UserError(f"A model cannot have {name}={size}: choose at least 1.")
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"A dropout of {dropout} is no rate: choose one from 0 to below 1.")
     if width % heads:
         raise UserError(f"A width of {width} cannot be divided among {heads} heads: choose a multiple of {heads}.")

@@ -116,6 +116,7 @@ def arm_label(arm: str, labels: Mapping[str, str] | None = None) -> str:
 def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour for each name: its role's, or the next of the method colours that none of them holds yet."""
     chosen = {name: COLOURS[name] for name in names if name in COLOURS}
+    chosen |= {name: SKY for name in names if name.startswith("baseline_")}  # a longer or larger baseline
     free = [colour for colour in METHODS if colour not in chosen.values()] or METHODS
     others = [name for name in names if name not in chosen]
     return {name: chosen.get(name) or free[others.index(name) % len(free)] for name in names}

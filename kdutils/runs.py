@@ -70,8 +70,9 @@ def record_path(record: Record, results: str | Path = HOME / "results") -> Path:
     """Where a record is kept: `<results>/<paper>/<preset>/<task>[-setting=value...]-seed-<n>.json`."""
     overrides = record["overrides"]
     changes = "".join(f"-{name}={_short(value)}" for name, value in sorted(overrides.items()))
-    if len(changes) > 150:  # a file system allows 255 for the whole name
-        changes = f"-{len(overrides)}-changes-{digest(overrides)[:8]}"
+    if len(changes.encode()) > 190:  # a file system allows 255 bytes for the whole name
+        changes = f"-data={_short(overrides['data'])[:40]}" if "data" in overrides else ""
+        changes += f"-{len(overrides)}-changes-{digest(overrides)[:8]}"
     return Path(results) / record["paper"] / record["preset"] / f"{record['task']}{changes}-seed-{record['seed']}.json"
 
 
@@ -182,7 +183,7 @@ def run_notebook(notebook: Path, parameters: Mapping[str, Any], output: Path) ->
         print(f"{output}: finished already")
         return output
     started = time.monotonic()
-    print(f"{notebook.name}: running, {_in_words(parameters)}", flush=True)
+    print(f"{notebook.name}: running{_in_words(parameters)}", flush=True)
     with exclusive(output.parent):
         write_json(status_file, {**wanted, "status": "running"})  # it stays when the runner is killed
         try:
@@ -312,7 +313,7 @@ def _headless() -> Iterator[None]:
 
 
 def _in_words(parameters: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in parameters.items() if name != "runs")
+    return "".join(f", {name}={value}" for name, value in parameters.items() if name != "runs")
 
 
 def _minutes(started: float) -> float:

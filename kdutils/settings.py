@@ -133,7 +133,7 @@ def _like(old: Any, new: Any, name: str) -> Any:
         return float(new)
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float) and new.is_integer():
         return int(new)
-    if isinstance(old, str) and isinstance(new, int | float):
+    if isinstance(old, str) and isinstance(new, int | float) and not isinstance(new, bool):
         return str(new)
     if type(new) is not type(old):
         raise _wrong_type(old, new, name)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdutils import batches as b
 from kdutils import evaluation, models
 from kdutils.data import Corpus, load_corpus
+from kdutils.errors import UserError
 from kdutils.settings import Setting, Settings, Table
 from kdutils.training import Recipe
 
@@ -66,6 +67,12 @@ class Task:
         self.examples = {split: self._examples(split) for split in self.corpus.splits}
         too_long = (f"{split}: {examples.note}" for split, examples in self.examples.items() if examples.note)
         self.notes = (*self.corpus.notes, *too_long)
+
+    def check(self, seed: int) -> None:
+        """Raises UserError for what the training or the test would stumble over, before it costs any time."""
+        self.model(seed), self.training_batches(seed)
+        for split in self.examples:
+            self.fixed_batches(split)
 
     def recipe(self, **changes: Any) -> Recipe:
         """The training recipe that the settings describe."""
@@ -144,6 +151,11 @@ class Translation(Task):
         return evaluation.translate(
             model, self.tokenizer, sentences, beams=beams or self.settings.beams, max_length=self.settings.max_length
         )
+
+    def check(self, seed: int) -> None:
+        super().check(seed)
+        if self.settings.beams < 1:
+            raise UserError(f"beams is {self.settings.beams}: choose 1 for greedy decoding, or more.")
 
     def test(self, model: PreTrainedModel) -> dict[str, float]:
         """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""

@@ -317,6 +317,8 @@ class _Loop:
     # --- stopping and going on -------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        if self.world > 1:
+            self.window.share(self.accelerator)
         tensors = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -380,6 +382,10 @@ class _Window:
         for name, term in terms.items():
             term = term.detach().float()
             self.sums[name] = term + self.sums[name].to(term.device) if name in self.sums else term
+
+    def share(self, accelerator: Accelerator) -> None:
+        """Gives every process an equal part of the sums: the first writes the checkpoint, and all will read it."""
+        self.sums = {name: accelerator.reduce(total.clone(), "mean") for name, total in self.sums.items()}
 
     def means(self, accelerator: Accelerator, world: int) -> dict[str, float]:
         """The loss averaged over the updates, the other terms as they were in the last one; then starts anew."""

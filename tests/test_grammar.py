@@ -45,12 +45,7 @@ def test_sentences_are_written_as_sentences(sentences):
         for sentence in sentences[code]:
             assert re.fullmatch(r"[^\W\d_][^.]*[^\W_]\.", sentence), sentence
             assert sentence[0] == sentence[0].upper()
-            assert (
-                "  " not in sentence
-                and " ," not in sentence
-                and ",," not in sentence
-                and ",." not in sentence
-            )
+            assert "  " not in sentence and " ," not in sentence and ",," not in sentence and ",." not in sentence
             assert unicodedata.is_normalized("NFC", sentence)
 
 
@@ -96,9 +91,7 @@ def test_there_are_far_more_sentences_than_anyone_will_draw():
     rng = random.Random(1)
     drawn = [draw(SENTENCE, rng) for _ in range(5000)]
     long = [meaning for meaning in drawn if meaning.second is not None]
-    assert (
-        len(long) - len(set(long)) < 40
-    )  # of 2,500 drawn; more than 10^7 would give fewer than one if uniform
+    assert len(long) - len(set(long)) < 40  # of 2,500 drawn; more than 10^7 would give fewer than one if uniform
 
 
 @pytest.mark.parametrize("make", [grammar.text, grammar.sentiment])
@@ -124,9 +117,7 @@ def test_english_articles_and_third_person(sentences):
         bare = re.search(helped + r" (\w+ed|was|went|ate|saw|gave|\w+ts)\b", sentence)
         assert bare is None or bare[3] == "feed", sentence
         assert not re.search(r"\b(He|She|he|she) (eat|buy|are|have|do|want|were)\b", sentence), sentence
-        assert not re.search(r"\b(They|they|We|we|I) (eats|buys|reads|is|has|does|wants)\b", sentence), (
-            sentence
-        )
+        assert not re.search(r"\b(They|they|We|we|I) (eats|buys|reads|is|has|does|wants)\b", sentence), sentence
     assert any(" an " in sentence for sentence in sentences["en"])
 
 
@@ -194,9 +185,7 @@ def test_german_adjectives_end_as_the_determiner_demands(sentences):
             else:
                 ending = mixed[f"{determiner.removeprefix('mein').removeprefix('ein')} {gender}"]
             stem = adjective.removesuffix(ending)
-            assert stem != adjective and (ending != "e" or not adjective.endswith(("er", "en", "es"))), (
-                sentence
-            )
+            assert stem != adjective and (ending != "e" or not adjective.endswith(("er", "en", "es"))), sentence
     assert seen > 200
 
 
@@ -238,9 +227,7 @@ def test_german_subordinate_clauses_have_a_comma_and_the_verb_at_the_end(sentenc
 
 def test_german_main_clauses_have_the_verb_second(sentences):
     """After a time adverbial the verb follows at once, and after a wenn-clause it comes first."""
-    starts = (
-        "Gestern|Heute Morgen|Letzte Woche|Heute|Morgen|Jetzt|Jeden Tag|Am Montag|Nächste Woche|Im Sommer"
-    )
+    starts = "Gestern|Heute Morgen|Letzte Woche|Heute|Morgen|Jetzt|Jeden Tag|Am Montag|Nächste Woche|Im Sommer"
     verbs = "hat|haben|habe|ist|sind|bin|wird|werden|werde|will|wollen|kann|können|muss|müssen"
     fronted = [s for s in sentences["de"] if re.match(rf"({starts}) [a-zäöü]", s)]
     assert len(fronted) > 100
@@ -251,9 +238,7 @@ def test_german_main_clauses_have_the_verb_second(sentences):
     for sentence in sentences["de"]:
         inverted = re.match(r"Wenn [^,]+, (\w+) (\w+)", sentence)
         if inverted:
-            assert inverted[1] not in ("der", "die", "das", "ich", "er", "sie", "wir", "meine", "Anna"), (
-                sentence
-            )
+            assert inverted[1] not in ("der", "die", "das", "ich", "er", "sie", "wir", "meine", "Anna"), sentence
 
 
 def test_german_separable_verbs_part_in_main_clauses_only(sentences):
@@ -261,8 +246,7 @@ def test_german_separable_verbs_part_in_main_clauses_only(sentences):
     joined = [s for s in sentences["de"] if re.search(r"\b(aufmacht|zumacht|anruft|einlädt)\b", s)]
     assert parted and joined
     assert all(
-        re.search(r"(weil|dass|wenn|Wenn|, der|, die) [^,]*(aufmacht|zumacht|anruft|einlädt)", s)
-        for s in joined
+        re.search(r"(weil|dass|wenn|Wenn|, der|, die) [^,]*(aufmacht|zumacht|anruft|einlädt)", s) for s in joined
     )
     assert any(s.rstrip(".").split()[-1] in ("aufgemacht", "zugemacht") for s in sentences["de"])
 
@@ -275,9 +259,7 @@ def test_french_elides_and_contracts(sentences):
     for sentence in sentences["fr"]:
         assert not re.search(rf"\b(le|la|de|que|ne|je|ce|ma|Le|La|Je|Ce|Ma) {vowel}", sentence), sentence
         assert not re.search(r"\b(à|de) les? ", sentence), sentence
-        assert not re.search(r"\b(vieux|beau|nouveau) (homme|ami|étudiant|ordinateur|oiseau)\b", sentence), (
-            sentence
-        )
+        assert not re.search(r"\b(vieux|beau|nouveau) (homme|ami|étudiant|ordinateur|oiseau)\b", sentence), sentence
         assert not re.search(rf"'(?!{vowel})", sentence), sentence
     everything = " ".join(sentences["fr"])
     for form in (
@@ -297,15 +279,11 @@ def test_french_elides_and_contracts(sentences):
 def test_french_participles_after_etre_agree_with_the_subject(sentences):
     seen = 0
     for sentence in sentences["fr"]:
-        for subject, participle in re.findall(
-            r"\b([Ee]lles?|[Ii]ls?) (?:n')?(?:est|sont) (?:pas )?(\w+)", sentence
-        ):
+        for subject, participle in re.findall(r"\b([Ee]lles?|[Ii]ls?) (?:n')?(?:est|sont) (?:pas )?(\w+)", sentence):
             if re.match(r"(allé|arrivé|resté|parti|venu|revenu|retourné)", participle):
                 seen += 1
                 ending = ("e" if subject[0] in "eE" else "") + ("s" if subject.endswith("s") else "")
-                assert re.fullmatch(rf"(allé|arrivé|resté|parti|venu|revenu|retourné){ending}", participle), (
-                    sentence
-                )
+                assert re.fullmatch(rf"(allé|arrivé|resté|parti|venu|revenu|retourné){ending}", participle), sentence
     assert seen > 5
 
 
@@ -391,7 +369,7 @@ def test_korean_sentences_end_in_a_polite_verb(sentences):
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_sentence_is_possible_and_probabilities_sum_to_one(code, sentences):
-    for index, sentence in enumerate(sentences[code][:: 400 if code == "ko" else 250]):
+    for index, sentence in enumerate(sentences[code][:: 800 if code == "ko" else 500]):
         words = sentence.split()
         position = (7 * index) % len(words)
         found = grammar.masked_distribution(words, position, code)
@@ -419,9 +397,9 @@ def _contexts(code, n, longest):
 
 @pytest.mark.parametrize(("code", "longest"), [("en", 4), ("de", 4), ("ko", 3)])
 def test_the_distribution_is_that_of_the_sentences_drawn(code, longest):
-    """The 25 most frequent contexts of 40,000 draws, pooled: word counts and mean log probability."""
-    contexts = _contexts(code, 40_000, longest)
-    frequent = sorted(contexts.items(), key=lambda item: (-sum(item[1].values()), item[0]))[:25]
+    """The 15 most frequent contexts of 25,000 draws, pooled: word counts and mean log probability."""
+    contexts = _contexts(code, 25_000, longest)
+    frequent = sorted(contexts.items(), key=lambda item: (-sum(item[1].values()), item[0]))[:15]
     drawn = expected = variance = 0.0
     for (before, after), counts in frequent:
         found = grammar.masked_distribution([*before, "?", *after], len(before), code)
@@ -435,7 +413,7 @@ def test_the_distribution_is_that_of_the_sentences_drawn(code, longest):
         drawn += sum(count * logs[word] for word, count in counts.items())
         expected += total * mean
         variance += total * sum(p * (logs[word] - mean) ** 2 for word, p in found.items())
-    assert sum(sum(counts.values()) for _, counts in frequent) > 400
+    assert sum(sum(counts.values()) for _, counts in frequent) > 150
     assert abs(drawn - expected) < 4 * variance**0.5
 
 
@@ -572,8 +550,7 @@ def read_review(text, code):
     pattern = rf"({good})" if code == "ko" else rf"\b({good})\b"
     parts = re.split(r"\. (?:Besides,|Außerdem|De plus,|Además,|게다가) | and | und | et | y |고 ", text)
     labels = {
-        (re.search(pattern, part) is not None) ^ (len(re.findall(NEGATORS[code], part.lower())) % 2)
-        for part in parts
+        (re.search(pattern, part) is not None) ^ (len(re.findall(NEGATORS[code], part.lower())) % 2) for part in parts
     }
     assert len(labels) == 1, text
     return int(labels.pop())
@@ -581,7 +558,7 @@ def read_review(text, code):
 
 @pytest.mark.parametrize("code", CODES)
 def test_labels_are_what_a_reader_finds(code):
-    for row in grammar.sentiment(2000, seed=4, language=code):
+    for row in grammar.sentiment(1200, seed=4, language=code):
         assert read_review(row["text"], code) == row["label"], row
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdutils.batches import Batches, collate_translation
 from kdutils.errors import Paused, UserError
@@ -39,8 +41,14 @@ class InOrder:
         return self.collate([self.rows[i] for i in self.groups[index]])
 
 
-def fitted(method, plan, dropout=0.0, **changes):
-    net = tiny.model(dropout)
+@pytest.fixture(autouse=True)
+def single_precision():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def fitted(method, plan, dropout=0.0, dtype=torch.float32, **changes):
+    net = tiny.model(dropout).to(dtype)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         result = fit(net, method, plan, recipe(**{"accumulation": 1, **changes}))
@@ -58,10 +66,11 @@ def test_four_pieces_are_the_same_update_as_the_whole(method, sizes):
     ends = [sum(sizes[: i + 1]) for i in range(4)]
     pieces = InOrder(*(list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)))
     whole = InOrder(list(range(32)))
-    # plain gradient steps would do; AdamW turns a rounding error of a tiny gradient into a step, hence few updates
-    one = fitted(method(), whole, updates=3, log_every=1)
-    four = fitted(method(), pieces, updates=3, log_every=1, accumulation=4)
-    assert_same_weights(one.model, four.model, rtol=0, atol=2e-5)
+    # in float64, because AdamW makes steps of the rounding errors where the gradient is 0 (a bias of the keys)
+    torch.set_default_dtype(torch.float64)
+    one = fitted(method(), whole, updates=3, log_every=1, dtype=torch.float64)
+    four = fitted(method(), pieces, updates=3, log_every=1, dtype=torch.float64, accumulation=4)
+    assert_same_weights(one.model, four.model, atol=1e-7)
     for a, b in zip(one.history, four.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
         assert a.get("kl", 0.0) == pytest.approx(b.get("kl", 0.0), rel=1e-3, abs=1e-6)
@@ -73,7 +82,7 @@ def test_the_gradient_of_the_pieces_is_that_of_the_whole(monkeypatch):
     def look(optimizer, *_):
         gradients.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
 
-    handle = torch.optim.optimizer.register_optimizer_step_pre_hook(look)
+    handle = register_optimizer_step_pre_hook(look)
     try:
         fitted(RDrop(3.0), InOrder(list(range(32))), updates=1, clip=0.0)
         fitted(RDrop(3.0), InOrder([0], [1, 2, 3], list(range(4, 32))), updates=1, clip=0.0, accumulation=3)
@@ -223,7 +232,7 @@ def test_the_gradient_is_clipped_and_only_if_asked():
             grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
             norms.setdefault(clip, []).append(torch.stack([g.norm() for g in grads]).norm().item())
 
-        handle = torch.optim.optimizer.register_optimizer_step_pre_hook(look)
+        handle = register_optimizer_step_pre_hook(look)
         fitted(Method(), tiny.batches(), updates=3, clip=clip)
         handle.remove()
     assert min(norms[0.0]) > 0.1
@@ -340,8 +349,12 @@ def test_the_best_weights_are_picked_by_the_monitor(tmp_path):
 
     kept = []
     for number, (wanted, larger, best) in enumerate(
-        [([3.0, 1.0, 2.0, 1.0, 4.0, 5.0], False, 1), ([3.0, 1.0, 2.0, 9.0, 4.0, 9.0], True, 3), ([math.nan, 5.0, 6.0, 7.0, 8.0, math.nan], False, 1)]
-    ):  # fmt: skip
+        [
+            ([3.0, 1.0, 2.0, 1.0, 4.0, 5.0], False, 1),
+            ([3.0, 1.0, 2.0, 9.0, 4.0, 9.0], True, 3),
+            ([math.nan, 5.0, 6.0, 7.0, 8.0, math.nan], False, 1),
+        ]
+    ):
         folder = tmp_path / str(number)
         result = train(folder, evaluate=evaluate(wanted), monitor="score", larger_is_better=larger)
         assert result.best["update"] == 2 * (best + 1) and result.best["score"] == wanted[best]
@@ -426,7 +439,7 @@ def test_a_pause_is_clean_and_the_run_goes_on_to_the_same_numbers(tmp_path):
     assert pauses == 11 and result.resumed_at == 11  # each call got one update further
     assert timeless(result.history) == timeless(whole.history) and result.best == whole.best
     assert_same_weights(result.model, whole.model)
-    assert result.seconds >= result.history[-1]["seconds"] > 0
+    assert result.seconds == pytest.approx(result.history[-1]["seconds"], abs=1e-3)
 
 
 def test_a_pause_needs_a_folder():
@@ -533,7 +546,7 @@ def test_the_hooks_are_called_in_order_with_the_moment():
     assert [call[2] for call in calls if call[0] == "loss"] == [n for n in both for _ in range(2)]
 
 
-def test_a_method_must_give_back_what_it_changes_in_state():
+def test_a_method_must_give_back_what_it_changes_in_state(tmp_path):
     """The state of the toy method really is needed: without it, a resumed run ends elsewhere."""
 
     class Forgetful(Averaged):
@@ -543,13 +556,11 @@ def test_a_method_must_give_back_what_it_changes_in_state():
         def restore(self, state):
             assert state == {}
 
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        whole = train(None, "averaged", evaluate=tiny.scores)
+    whole = train(None, "averaged")
+    for _ in range(3):
         with pytest.raises(Paused):
-            train(folder, Forgetful(), until=time.monotonic())
-        assert timeless(train(folder, Forgetful()).history) != timeless(whole.history)
+            train(tmp_path, Forgetful(), until=time.monotonic())
+    assert timeless(train(tmp_path, Forgetful()).history) != timeless(whole.history)
 
 
 # ---------------------------------------------------------------- two processes
@@ -559,63 +570,57 @@ import sys, time
 from tests import tiny
 from kdutils.errors import Paused
 
-folder, method, hurry = sys.argv[1], sys.argv[2], len(sys.argv) > 3
-changes = {"until": time.monotonic()} if hurry else {}
-try:
-    fitted = tiny.train(folder, method, dropout=0.0, evaluate=lambda net: {"loss": 0.0}, updates=4, accumulation=4, **changes)
-except Paused:
-    sys.exit()
-tiny.write_json(folder + f".{tiny.os.environ['RANK']}.json", {
-    "losses": [row["loss"] for row in fitted.history if row["kind"] == "train"], "resumed_at": fitted.resumed_at,
-    "weights": {name: tensor.tolist() for name, tensor in fitted.model.state_dict().items()},
-    "beside": [p.tolist() for m in fitted.method.modules().values() for p in m.parameters()],
-})
+rank = tiny.os.environ["RANK"]
+# only one process finds that the time is over; both must stop after the same update
+until = time.monotonic() + (0 if rank == "1" else 1000)
+changes = {"dropout": 0.0, "updates": 4, "accumulation": 4, "evaluate": lambda net: {"loss": 0.0}}
+for method in ("r_drop", "averaged"):
+    for name in ("whole", "paused"):
+        folder = f"{sys.argv[1]}/{method}-{name}"
+        if name == "paused":
+            try:
+                tiny.train(folder, method, until=until, **changes)
+            except Paused:
+                pass
+        fitted = tiny.train(folder, method, **changes)
+        tiny.write_json(f"{folder}-{rank}.json", {
+            "losses": [row["loss"] for row in fitted.history if row["kind"] == "train"],
+            "resumed_at": fitted.resumed_at,
+            "weights": {name: tensor.tolist() for name, tensor in fitted.model.state_dict().items()},
+            "beside": [p.tolist() for m in fitted.method.modules().values() for p in m.parameters()],
+        })
 """
 
 
 def launch(script, *arguments) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, str(script), *arguments], env=environment, cwd=HOME, capture_output=True, text=True, timeout=240
     )
-    if done.returncode and "UserError" not in done.stderr and "AssertionError" not in done.stderr:
-        lines = [line for line in done.stderr.splitlines() if "Error" in line]
-        if any(word in done.stderr for word in ("gloo", "Address", "connect", "No module named")):
-            pytest.skip(f"two processes cannot be started here: {lines[-1:]}")
+    if any(word in done.stderr for word in ("RendezvousConnectionError", "Gloo connect", "Address already in use")):
+        pytest.skip("Two processes cannot talk to each other here.")
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["r_drop", "averaged"])
-def test_two_processes_end_where_one_does(method, tmp_path):
+def test_two_processes_end_where_one_does(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    launch(tmp_path / "script.py", str(tmp_path / "two"), method)
-    launch(tmp_path / "script.py", str(tmp_path / "paused"), method, "hurry")
-    launch(tmp_path / "script.py", str(tmp_path / "paused"), method)
-    one = train(None, method, dropout=0.0, evaluate=None, updates=4, accumulation=4)
-    # with scores that never improve, the first evaluation is the best, and a folder brings its weights back
-    best = train(tmp_path / "one", method, dropout=0.0, evaluate=lambda net: {"loss": 0.0}, updates=4, accumulation=4)
-    losses = [row["loss"] for row in one.history if row["kind"] == "train"]
-    beside = [p for module in best.method.modules().values() for p in module.parameters()]
-    for name in ("two.0", "two.1", "paused.0", "paused.1"):
-        found = read_json(tmp_path / f"{name}.json")
-        assert found["losses"] == pytest.approx(losses, rel=1e-5)
-        for key, tensor in best.model.state_dict().items():
-            torch.testing.assert_close(torch.tensor(found["weights"][key]), tensor, rtol=1e-4, atol=1e-5)
-        for ours, theirs in zip(found["beside"], beside, strict=True):
-            torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-4, atol=1e-5)
-        assert found["resumed_at"] == (1 if name.startswith("paused") else 0)
+    launch(tmp_path / "script.py", str(tmp_path))
+    for method in ("r_drop", "averaged"):
+        # with scores that never improve, the first evaluation is the best, and a folder brings its weights back
+        changes = {"dropout": 0.0, "updates": 4, "accumulation": 4, "evaluate": lambda net: {"loss": 0.0}}
+        one = train(tmp_path / method, method, **changes)
+        losses = [row["loss"] for row in one.history if row["kind"] == "train"]
+        beside = [p for module in one.method.modules().values() for p in module.parameters()]
+        for name, rank in itertools.product(("whole", "paused"), (0, 1)):
+            found = read_json(tmp_path / f"{method}-{name}-{rank}.json")
+            assert found["resumed_at"] == (1 if name == "paused" else 0)
+            assert found["losses"] == pytest.approx(losses, rel=1e-5)
+            for key, tensor in one.model.state_dict().items():
+                torch.testing.assert_close(torch.tensor(found["weights"][key]), tensor, rtol=1e-4, atol=1e-5)
+            for ours, theirs in zip(found["beside"], beside, strict=True):
+                torch.testing.assert_close(torch.tensor(ours), theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_accumulation_must_suit_the_processes(monkeypatch):

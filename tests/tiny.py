@@ -36,10 +36,11 @@ from kdutils.checkpoints import Checkpoints, save_weights, seeded
 from kdutils.divergences import kl_divergence, label_smoothed_nll
 from kdutils.errors import UserError
 from kdutils.evaluation import dropout_scores, token_scores
+from kdutils.experiments import resolve, run
 from kdutils.files import digest, exclusive, write_json
 from kdutils.methods import Method
 from kdutils.models import counted_logits, translation_model
-from kdutils.papers.r_drop import RDrop
+from kdutils.papers.r_drop import EXPERIMENTS, RDrop
 from kdutils.training import Fitted, Recipe, fit
 
 VOCABULARY = 24
@@ -245,6 +246,12 @@ def write_without_end(path: str) -> None:
     """Writes one large file again and again until it is killed."""
     for number in itertools.count():
         write_json(path, {"number": number, "text": str(number % 10) * 20_000})
+
+
+def run_an_experiment(runs: str, arms: list[str], changes: dict[str, Any]) -> None:
+    """R-Drop's classification experiment, for seed 1."""
+    settings = resolve(EXPERIMENTS, "demo", changes, ["classification"])["classification"]
+    run(EXPERIMENTS[1], settings, [1], runs, arms)
 
 
 def _die_at(number: int) -> list[str]:
