@@ -41,7 +41,8 @@ def main() -> None:
     rows = [row for experiment in paper.EXPERIMENTS for row in measure(experiment, options)]
     show(rows)
     device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
-    record = {"shape": {name: getattr(options, name) for name in SHAPE}, "rows": rows, "provenance": provenance.provenance()}
+    shape = {name: getattr(options, name) for name in SHAPE}
+    record = {"shape": shape, "rows": rows, "provenance": provenance.provenance()}
     write_json(HERE / f"{options.paper}-{device}.json", record)
 
 
@@ -54,13 +55,19 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
     for name, method in methods.items():
         if name == "baseline":
             continue
-        ratios, seconds = ratio(stepper(experiment, plain, options), stepper(experiment, method, options), options.repeats)
+        steppers = [stepper(experiment, one, options) for one in (plain, method)]
+        ratios, seconds = ratio(*steppers, options.repeats)
         quartiles = statistics.quantiles(ratios, n=4)
         rows.append(
             {
-                "task": experiment.name, "method": name, "floor": method.passes, "plain_ms": 1000 * seconds,
-                "time": statistics.median(ratios), "time_quartiles": [quartiles[0], quartiles[2]],
-                "memory": peak(experiment, name, options) / plain_memory, "plain_mb": plain_memory,
+                "task": experiment.name,
+                "method": name,
+                "floor": method.passes,
+                "plain_ms": 1000 * seconds,
+                "time": statistics.median(ratios),
+                "time_quartiles": [quartiles[0], quartiles[2]],
+                "memory": peak(experiment, name, options) / plain_memory,
+                "plain_mb": plain_memory,
             }  # fmt: skip
         )
     return rows

@@ -50,8 +50,8 @@ class Claim:
     `kind` "direction" compares the interval with `bound`; "equivalence" wants it wholly within `margin` of
     `bound`; "exact" asks every seed for |quantity - bound| <= `tolerance` and needs no interval.
     `every_seed`: the claimed sign must also hold in each seed. `over`: the overrides that a sweep varies, so
-    that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the live scale cannot show.
-    `published`: the paper's number in the same unit, for figures. Raises UserError if it cannot be graded.
+    that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the
+    live scale cannot show. `published`: the paper's number in the same unit, for figures. Raises UserError if it cannot be graded.
     """
 
     id: str
@@ -77,9 +77,7 @@ class Claim:
         if self.kind not in KINDS:
             raise unknown("kind of claim", self.kind, KINDS)
         if self.kind == "equivalence" and not self.margin > 0:
-            raise UserError(
-                f"Claim {self.id} is an equivalence: give it a margin above 0, such as margin=0.3."
-            )
+            raise UserError(f"Claim {self.id} is an equivalence: give it a margin above 0, such as margin=0.3.")
 
     @property
     def cited(self) -> str:
@@ -384,9 +382,7 @@ def format_interval(mean: float, low: float, high: float, sign: bool = True) -> 
 def board(grades: Sequence[Grade]) -> pd.DataFrame:
     """The grades as a table; the column "ours" reads: mean [95 % interval] unit."""
     columns = ["claim", "statement", "paper", "ours", "seeds", "verdict", "why"]
-    rows = [
-        (g.claim.id, g.claim.statement, g.claim.cited, g.ours, g.n, marked(g.verdict), why(g)) for g in grades
-    ]
+    rows = [(g.claim.id, g.claim.statement, g.claim.cited, g.ours, g.n, marked(g.verdict), why(g)) for g in grades]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -101,11 +101,7 @@ def load_corpus(
     most = _checked_rows(rows)
     if str(source) == "demo":
         return _demo(request, most, test_split, seed, max_words)
-    found = (
-        open_hub(str(source), request)
-        if str(source).startswith("hub:")
-        else open_folder(Path(source), request)
-    )
+    found = open_hub(str(source), request) if str(source).startswith("hub:") else open_folder(Path(source), request)
     splits = _splits(found, request, test_split)
     labels = _number_labels(splits, found, request) if task == "classification" else ()
     splits = {split: _sample(split, splits[split], most.get(split), seed, request) for split in SPLITS}
@@ -198,9 +194,7 @@ def _splits(found: Found, request: Request, test_split: str) -> dict[str, list[R
         request.notes.append(f"The labels of '{plan['test']}' are hidden (all -1): it was not used.")
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
-        request.notes.append(
-            f"There is no test split to use: '{plan['validation']}' serves as the test split."
-        )
+        request.notes.append(f"There is no test split to use: '{plan['validation']}' serves as the test split.")
     for split in ("test", "validation"):
         if split not in splits:
             splits["train"], splits[split] = _carve(splits["train"], found.name)
@@ -221,14 +215,10 @@ def _plan(found: Found, test_split: str) -> dict[str, str]:
     if test_split in names:
         return plan | {"test": test_split}
     if test_split != "test":
-        raise unknown(
-            f"test split in {found.name} called", test_split, [name for name in names if name != "train"]
-        )
+        raise unknown(f"test split in {found.name} called", test_split, [name for name in names if name != "train"])
     others = [name for name in names if name.startswith("test_") or name.endswith("_test")]
     if others:
-        raise UserError(
-            f"{found.name} has no split 'test' but {some(others)}: choose with test_split='{others[0]}'."
-        )
+        raise UserError(f"{found.name} has no split 'test' but {some(others)}: choose with test_split='{others[0]}'.")
     return plan
 
 
@@ -248,9 +238,7 @@ def _carve(rows: list[Row], name: str) -> tuple[list[Row], list[Row]]:
             chosen.add(key)
             size += counts[key]
     if not 0 < size < len(rows):
-        raise UserError(
-            f"The train split of {name} has too few different rows to carve from: add the missing splits."
-        )
+        raise UserError(f"The train split of {name} has too few different rows to carve from: add the missing splits.")
     kept = [row for key, row in zip(keys, rows, strict=True) if key not in chosen]
     return kept, [row for key, row in zip(keys, rows, strict=True) if key in chosen]
 
@@ -294,9 +282,7 @@ def _number_labels(splits: dict[str, list[Row]], found: Found, request: Request)
     for split, rows in splits.items():
         for row in rows:
             if row["label"] not in seen:
-                raise UserError(
-                    f"The {split} split of {found.name} has the label {row['label']!r}, which train lacks."
-                )
+                raise UserError(f"The {split} split of {found.name} has the label {row['label']!r}, which train lacks.")
             row["label"] = index[row["label"]]
     return tuple(names.get(value, str(value)) for value in values)
 
@@ -310,7 +296,5 @@ def _settle_labels(splits: dict[str, list[Row]], found: Found, request: Request)
         if found.label_names and -1 not in found.label_names:
             labelled = [row for row in rows if row["label"] != -1]
             if len(labelled) < len(rows):
-                request.notes.append(
-                    f"{split}: {len(rows) - len(labelled):,} rows without a label were left out."
-                )
+                request.notes.append(f"{split}: {len(rows) - len(labelled):,} rows without a label were left out.")
             splits[split] = labelled

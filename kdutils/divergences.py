@@ -29,9 +29,7 @@ from kdutils.errors import UserError
 CELLS_AT_ONCE = {"cpu": 2**18, "cuda": 2**25}  # logits read at a time: a slice fits the cache, or fills the GPU
 
 
-def kl_divergence(
-    p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
+def kl_divergence(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """KL(p || q) = sum_v p(v) [log p(v) - log q(v)]; for a fixed teacher pass `p_logits.detach()`.
 
     Gradients flow into both arguments. Raises UserError on shapes that do not match.
@@ -49,9 +47,7 @@ def soft_cross_entropy(
     return _apply(_Kl(entropy=False), (p_logits[None], q_logits[None]), mask, reduction)
 
 
-def symmetric_kl(
-    p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
+def symmetric_kl(p_logits: Tensor, q_logits: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Half of both directions, [KL(p || q) + KL(q || p)] / 2 = <p - q, log p - log q> / 2 (R-Drop, Eq. 2)."""
     _same_shape(p_logits, q_logits)
     return 2.0 * x_divergence(torch.stack([p_logits, q_logits]), mask, reduction)

@@ -125,11 +125,14 @@ def run(
     for seed in checked_seeds(seeds):
         place = folder(experiment, settings, runs) / f"seed-{seed}"
         missing = [arm for arm in chosen if not (place / arm.name / "result.json").exists()]
+        if task:
+            _check_data(experiment, task, seed, place)
         if not missing and _recorded(place, chosen):
             print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
             continue
         task = task or experiment.task(settings)
         task.check(seed)
+        _check_data(experiment, task, seed, place)
         for arm in missing:
             task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
@@ -173,8 +176,7 @@ def main_process() -> bool:
 def _train(experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path, until: float | None) -> None:
     recipe = task.recipe(**arm.recipe(task.settings))
     model, method = task.model(seed), arm.method(task.settings)
-    hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
-    identity = digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
+    identity = _identity(experiment, task, arm, seed)
     reset_peak_memory()
     with seeded(seed), threads(task.settings.threads):
         fitted = fit(
@@ -184,11 +186,26 @@ def _train(experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path,
         )  # fmt: skip
     if main_process():
         with threads(task.settings.threads):
-            _keep(task, model, method, fitted, place)
+            _keep(task, model, method, fitted, place, identity)
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
 
 
-def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, place: Path) -> None:
+def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:
+    """A digest of all that decides a result: the settings, the arm, the seed and the data themselves."""
+    hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
+    return digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
+
+
+def _check_data(experiment: Experiment, task: Task, seed: int, place: Path) -> None:
+    """Refuses to mix with results of the same settings but other data: a corpus may change under its name."""
+    for arm in experiment.arms:
+        file = place / arm.name / "result.json"
+        if file.exists() and read_json(file).get("identity") != _identity(experiment, task, arm, seed):
+            where = os.path.relpath(place)
+            raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
+
+
+def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, place: Path, identity: str) -> None:
     """Tests and exports a trained model; the result is written last, so that it stands for all of it."""
     metrics = {
         **task.test(model),
@@ -204,7 +221,7 @@ def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, pl
     with writing(place), models.quiet():
         model.save_pretrained(place / "model")
     save_tokenizer(task.tokenizer, place / "model")
-    result = {"metrics": metrics, "history": fitted.history, "provenance": provenance()}
+    result = {"identity": identity, "metrics": metrics, "history": fitted.history, "provenance": provenance()}
     write_json(place / "result.json", result)
     Checkpoints(place / "checkpoints").clear()
     for weights in place.glob("best-*.safetensors"):

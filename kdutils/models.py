@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -32,6 +33,14 @@ from kdutils.errors import UserError
 
 PAD, BOS, EOS = 0, 1, 2  # as in kdutils.batches
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask")
+# the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
 
 
 def translation_model(
@@ -92,11 +101,14 @@ def masked_lm(
     return BertForMaskedLM(_bert(vocab_size, width, layers, heads, feedforward, dropout, max_length))
 
 
-def pretrained(name: str, task: str, labels: tuple[str, ...] = (), **changes: float) -> PreTrainedModel:
+def pretrained(
+    name: str, task: str, labels: tuple[str, ...] = (), dropout: float | None = None, **changes: float
+) -> PreTrainedModel:
     """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm".
 
-    `changes` override fields of its configuration, such as `hidden_dropout_prob`. Only safetensors are read.
-    Raises UserError when the model cannot be found or fetched.
+    `dropout` replaces all of its dropout rates, whatever its architecture calls them; `changes` override other
+    fields of its configuration. Only safetensors are read. Raises UserError when the model cannot be found or
+    fetched.
     """
     loader = {
         "translation": AutoModelForSeq2SeqLM,
@@ -107,6 +119,9 @@ def pretrained(name: str, task: str, labels: tuple[str, ...] = (), **changes: fl
         changes = {**changes, "num_labels": len(labels), "id2label": dict(enumerate(labels))}
     try:
         with quiet():
+            if dropout is not None:
+                config = AutoConfig.from_pretrained(name)
+                changes = {**{field: dropout for field in DROPOUTS if hasattr(config, field)}, **changes}
             return loader.from_pretrained(name, use_safetensors=True, **changes)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]

@@ -247,10 +247,7 @@ def agree(
         where = f"{name}: the gradient of floating-point input {number}"
         furthest = max(furthest, _difference(where, ours, theirs, rtol, atol))
     shown = f"{value.item():.4f}" if value.numel() == 1 else f"of shape {tuple(value.shape)}"
-    print(
-        f"{name}: value {shown} agrees (difference {apart:.1e}), "
-        f"gradient agrees (largest difference {furthest:.1e})"
-    )
+    print(f"{name}: value {shown} agrees (difference {apart:.1e}), gradient agrees (largest difference {furthest:.1e})")
 
 
 def _differentiable(value: Any) -> bool:
@@ -272,9 +269,7 @@ def _value_and_gradients(function: Callable, inputs: Sequence) -> tuple[Tensor, 
 def _difference(what: str, ours: Tensor, theirs: Tensor, rtol: float, atol: float) -> float:
     """The largest difference of two tensors; AssertionError when it is more than rounding or not a number."""
     if ours.shape != theirs.shape:
-        raise AssertionError(
-            f"{what} has shape {tuple(ours.shape)} by hand and {tuple(theirs.shape)} in the module"
-        )
+        raise AssertionError(f"{what} has shape {tuple(ours.shape)} by hand and {tuple(theirs.shape)} in the module")
     if ours.numel() == 0:
         return 0.0
     apart = (ours - theirs).abs()

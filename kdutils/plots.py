@@ -222,9 +222,7 @@ def _draw_seeds(axes: Axes, x: float, numbers: Sequence[float], colour: str, mar
         axes.plot([x + 0.24] * 2, [low, high], color=colour, linewidth=1.2, zorder=2)
     if len(finite) < len(numbers):
         text = f"{len(numbers) - len(finite)} not finite"
-        axes.annotate(
-            text, (x, 0.02), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=8
-        )
+        axes.annotate(text, (x, 0.02), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=8)
 
 
 def _draw_reference(axes: Axes, reference: float | None, label: str) -> None:
@@ -251,9 +249,7 @@ def sweep(
     colour = COLOURS["method"]
     columns = {x: list(v.values()) if isinstance(v, Mapping) else list(v) for x, v in sorted(points.items())}
     dots = [(x, number) for x, numbers in columns.items() for number in numbers]
-    axes.scatter(
-        *zip(*dots, strict=True), color=colour, alpha=0.55, s=22, label="one seed", edgecolor="white"
-    )
+    axes.scatter(*zip(*dots, strict=True), color=colour, alpha=0.55, s=22, label="one seed", edgecolor="white")
     means = [claims.interval(numbers)[0] for numbers in columns.values()]
     axes.plot(list(columns), means, color=colour, marker="_", markersize=14, label="mean over seeds")
     if log:
@@ -365,9 +361,7 @@ def _draw_claim(axes: Axes, result: claims.Grade) -> None:
         axes.plot([result.low, result.high], [0, 0], color=colour, linewidth=3, alpha=0.6, zorder=2)
         axes.plot(result.mean, 0, marker="|", markersize=15, markeredgewidth=2.4, color=colour, zorder=4)
     if claim.published is not None:
-        axes.plot(
-            claim.published, 0, marker="D", markersize=7, markerfacecolor="white", color="black", zorder=5
-        )
+        axes.plot(claim.published, 0, marker="D", markersize=7, markerfacecolor="white", color="black", zorder=5)
     _draw_bound(axes, claim)
     axes.set(ylim=(-1, 1), yticks=[0], yticklabels=[f"{claim.id}  {claim.unit}".rstrip()])
     axes.spines["left"].set_visible(False)
@@ -380,9 +374,7 @@ def _draw_claim(axes: Axes, result: claims.Grade) -> None:
 
 def _draw_bound(axes: Axes, claim: claims.Claim) -> None:
     """The line that the interval must clear, and the claimed side as a light ground."""
-    margin = (
-        claim.margin if claim.kind == "equivalence" else claim.tolerance if claim.kind == "exact" else 0.0
-    )
+    margin = claim.margin if claim.kind == "equivalence" else claim.tolerance if claim.kind == "exact" else 0.0
     edges = [claim.bound - margin, claim.bound + margin]
     axes.margins(x=0.12)
     for edge in set(edges):

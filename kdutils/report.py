@@ -59,9 +59,7 @@ def _read(path: Path) -> Entry:
     except (UserError, UnicodeDecodeError) as error:
         return Entry(path, error=str(error))
     if not _is_record(record):
-        return Entry(
-            path, error="This is JSON but not a record: it needs paper, preset, seed and arms with metrics."
-        )
+        return Entry(path, error="This is JSON but not a record: it needs paper, preset, seed and arms with metrics.")
     return Entry(path, record)
 
 
@@ -151,7 +149,8 @@ def grades_of(group: Group, groups: Sequence[Group], claims: Claims) -> list[gra
         pool = [other for other in groups if _siblings(group, other, claim.over)]
         if pool[0] is group:
             graded.append(grading.grade(claim, [record for member in pool for record in member.records]))
-    return graded
+    # a sweep's other groups hold what the sweep needs and little else: what they did not run is no news
+    return [one for one in graded if not group.overrides or one.verdict != grading.NOT_RUN]
 
 
 def _siblings(a: Group, b: Group, over: Sequence[str]) -> bool:
@@ -275,9 +274,7 @@ def _provenance(group: Group, folder: Path) -> list[Block]:
     for entry, fact in zip(group.entries, facts, strict=True):
         link = _link(entry.path, folder)
         rows.append([str(entry.record["seed"]), link, *(fact.get(name, "") for name in varying)])
-    blocks: list[Block] = [
-        Table(["seed", "file", *(n.replace("_", " ") for n in varying)], rows, title="Seeds")
-    ]
+    blocks: list[Block] = [Table(["seed", "file", *(n.replace("_", " ") for n in varying)], rows, title="Seeds")]
     if common:
         shared = [[name.replace("_", " "), facts[0][name]] for name in common]
         blocks.append(Table(["provenance", "of every seed"], shared, title="Provenance"))
@@ -290,9 +287,7 @@ def _notebook_blocks(notebooks: Sequence[dict], folder: Path) -> list[Block]:
         status, minutes = str(notebook.get("status")), notebook.get("minutes")
         symbol = {"ok": "✓ ", "failed": "✗ "}.get(status, "")
         minutes = f"{minutes:.1f}" if isinstance(minutes, int | float) else ""
-        rows.append(
-            [_link(notebook["path"], folder), symbol + status, minutes, str(notebook.get("error") or "")]
-        )
+        rows.append([_link(notebook["path"], folder), symbol + status, minutes, str(notebook.get("error") or "")])
     columns = ["notebook", "status", "minutes", "error"]
     return [Heading(2, "Executed notebooks"), Table(columns, rows)] if rows else []
 
@@ -346,10 +341,7 @@ def _markdown(block: Block) -> str:
             return text
         case Board(grades):
             table = grading.board(grades)
-            return (
-                _markdown_table(list(table.columns), table.to_numpy().tolist())
-                + f"\n\n{grading.note(grades)}"
-            )
+            return _markdown_table(list(table.columns), table.to_numpy().tolist()) + f"\n\n{grading.note(grades)}"
         case Table(columns, rows, title):
             return (f"**{title}**\n\n" if title else "") + _markdown_table(columns, rows)
 
@@ -407,9 +399,7 @@ def _html_cell(cell: str | Link) -> str:
 
 def _figure(grades: Sequence[grading.Grade]) -> str:
     try:
-        alt = "Interval of each claim and its bound: " + "; ".join(
-            f"{g.claim.id} {g.verdict}" for g in grades
-        )
+        alt = "Interval of each claim and its bound: " + "; ".join(f"{g.claim.id} {g.verdict}" for g in grades)
         image = plots.picture(plots.claims_figure(grades), alt)
     except UserError:  # no claim has a number to draw
         return ""

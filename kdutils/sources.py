@@ -108,9 +108,7 @@ def open_folder(folder: Path, request: Request) -> Found:
     if request.task == "translation":
         files = _files_of_pair(folder, files, request)
     elif "train" not in files and (pairs := _by_pair(files)):
-        raise UserError(
-            f"{folder} holds translation files ({some(pairs)}): load it for the task 'translation'."
-        )
+        raise UserError(f"{folder} holds translation files ({some(pairs)}): load it for the task 'translation'.")
     request.drop_empty = request.task == "text"
     names, languages = _manifest(folder)
     readers = {split: functools.partial(_read, path, request) for split, path in files.items()}
@@ -164,12 +162,8 @@ def _files_of_pair(folder: Path, files: dict[str, Path], request: Request) -> di
         request.swapped = True
         return pairs[f"{target}-{source}"]
     if not pairs:
-        raise UserError(
-            f"{folder} has no translation files, which are named like {source}-{target}.train.jsonl.gz."
-        )
-    raise UserError(
-        f"{folder} has no files for '{source}-{target}' in either direction: it has {some(pairs)}."
-    )
+        raise UserError(f"{folder} has no translation files, which are named like {source}-{target}.train.jsonl.gz.")
+    raise UserError(f"{folder} has no files for '{source}-{target}' in either direction: it has {some(pairs)}.")
 
 
 def _manifest(folder: Path) -> tuple[dict[int, str], tuple[str, ...]]:
@@ -203,9 +197,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except EOFError as error:
         raise UserError(f"{path} is cut off after line {number}: copy or download it again.") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} is not a sound gzip file (after line {number}): make or download it again."
-        ) from error
+        raise UserError(f"{path} is not a sound gzip file (after line {number}): make or download it again.") from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -217,13 +209,9 @@ def _json_objects(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}, line {number} is not valid JSON: each line must be one object."
-            ) from error
+            raise UserError(f"{path}, line {number} is not valid JSON: each line must be one object.") from error
         if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {number} is JSON but not an object: write it as {{...}} with named columns."
-            )
+            raise UserError(f"{path}, line {number} is JSON but not an object: write it as {{...}} with named columns.")
         yield number, row
 
 
@@ -239,9 +227,7 @@ def open_hub(source: str, request: Request) -> Found:
         request.notes.append(f"No configuration was named: '{about.config_name}' was loaded.")
     request.drop_empty = True  # the reader of a hub data set cannot repair it
     readers = {split: functools.partial(_read_hub, dataset[split], path, split, request) for split in dataset}
-    label = next(
-        (about.features[c] for c in (request.columns.get("label"), *LABELS) if c in about.features), None
-    )
+    label = next((about.features[c] for c in (request.columns.get("label"), *LABELS) if c in about.features), None)
     name = "/".join(part for part in (Path(path).name if _is_local(path) else path, config) if part)
     return Found(name, readers, dict(enumerate(getattr(label, "names", ()))))
 
@@ -282,9 +268,7 @@ def _hub_failure(error: Exception, path: str, config: str | None) -> UserError:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     configs = re.search(r"config.*\[(.+)\]", text, re.IGNORECASE)
     if "scripts are no longer supported" in text:
-        return UserError(
-            f"{path} needs a loading script, which is never run: choose a parquet or JSON copy of it."
-        )
+        return UserError(f"{path} needs a loading script, which is never run: choose a parquet or JSON copy of it.")
     if isinstance(error, ValueError) and configs:
         names = re.findall(r"'([^']+)'", configs[1]) or [configs[1]]
         choose = f"There is no configuration '{config}' of" if config else "No configuration was named of"
@@ -300,9 +284,7 @@ def _hub_failure(error: Exception, path: str, config: str | None) -> UserError:
             f"name at huggingface.co/datasets, and run 'hf auth login' if it is gated."
         )
     cause = " ".join(str(error.__cause__ or error).split())[:200].rstrip(".")
-    return UserError(
-        f"{path} could not be read as a data set of the hub ({cause}): parquet or JSON lines are needed."
-    )
+    return UserError(f"{path} could not be read as a data set of the hub ({cause}): parquet or JSON lines are needed.")
 
 
 def _read_hub(dataset: Any, path: str, split: str, request: Request) -> list[Row]:

@@ -70,6 +70,8 @@ class Task:
 
     def check(self, seed: int) -> None:
         """Raises UserError for what the training or the test would stumble over, before it costs any time."""
+        if self.settings.threads < 0:
+            raise UserError(f"threads is {self.settings.threads}: choose 0 for all, or at least 1.")
         self.model(seed), self.training_batches(seed)
         for split in self.examples:
             self.fixed_batches(split)
@@ -246,7 +248,7 @@ class Classification(Task):
     def _model(self) -> PreTrainedModel:
         labels = self.corpus.labels
         if self.settings.model:
-            return models.pretrained(self.settings.model, "classification", labels)
+            return models.pretrained(self.settings.model, "classification", labels, self.settings.dropout)
         return models.classifier(len(self.tokenizer), labels, **self._shape(), max_length=self.settings.max_length)
 
     def _budget(self) -> dict[str, int]:

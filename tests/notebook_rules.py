@@ -189,9 +189,7 @@ def alternative_text(node: Notebook, name: str) -> Iterator[str]:
 
 @rule
 def no_absolute_paths(node: Notebook, name: str) -> Iterator[str]:
-    machine = re.compile(
-        r"(?<![\w./:-])/(?:home|root|tmp|work|Users|mnt)/\w[^\s'\"]*|[A-Z]:\\+Users\b[^\s'\"]*"
-    )
+    machine = re.compile(r"(?<![\w./:-])/(?:home|root|tmp|work|Users|mnt)/\w[^\s'\"]*|[A-Z]:\\+Users\b[^\s'\"]*")
     for cell in node.cells:
         text = cell.source
         for output in cell.get("outputs", []):
@@ -230,13 +228,9 @@ def unsafe(tree: ast.AST) -> Iterator[str]:
     """Calls that can run code from a file, from a hub or from a string of shell."""
     forbidden = {"weights_only": False, "trust_remote_code": True, "shell": True, "allow_pickle": True}
     for part in ast.walk(tree):
-        imported = (
-            [alias.name for alias in part.names] if isinstance(part, ast.Import | ast.ImportFrom) else []
-        )
+        imported = [alias.name for alias in part.names] if isinstance(part, ast.Import | ast.ImportFrom) else []
         origin = [part.module or ""] if isinstance(part, ast.ImportFrom) else []
-        for name in {"pickle", "cloudpickle", "dill", "joblib"} & {
-            n.split(".")[0] for n in imported + origin
-        }:
+        for name in {"pickle", "cloudpickle", "dill", "joblib"} & {n.split(".")[0] for n in imported + origin}:
             yield f"line {part.lineno} imports {name}"
         if not isinstance(part, ast.Call):
             continue

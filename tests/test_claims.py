@@ -19,9 +19,7 @@ def crafted(values, **options):
 
 def record(seed, overrides=None, **arms):
     """A record whose arms are given as arm={metric: value, "history": [...]}"""
-    made = {
-        name: {"metrics": {k: v for k, v in m.items() if k != "history"}, **m} for name, m in arms.items()
-    }
+    made = {name: {"metrics": {k: v for k, v in m.items() if k != "history"}, **m} for name, m in arms.items()}
     settings = {"alpha": 5.0, **(overrides or {})}
     return {"paper": "p", "preset": "demo", "settings": settings, "seed": seed, "arms": made}
 
@@ -103,9 +101,7 @@ def test_nothing_run():
     empty = grade(Claim("R1", "It holds.", lambda records: {}), [])
     assert (empty.verdict, empty.n, empty.ours) == ("not run", 0, "")
     assert empty.reason
-    absent = grade(
-        Claim("R1", "It holds.", lambda r: claims.value(r, "r_dorp", "bleu")), [record(1, r_drop={})]
-    )
+    absent = grade(Claim("R1", "It holds.", lambda r: claims.value(r, "r_dorp", "bleu")), [record(1, r_drop={})])
     assert absent.verdict == "not run"
     assert "Did you mean 'r_drop'" in absent.reason
     assert "'kl'" in grade(Claim("R1", "It holds.", lambda r: {1: r[0]["kl"]}), [record(1)]).reason

@@ -166,9 +166,7 @@ def test_too_few_rows_to_carve(tmp_path):
 
 def test_a_test_split_must_be_named_when_there_are_several(translation_folder):
     for year in (2016, 2017):
-        shutil.copy(
-            translation_folder / "de-en.test.jsonl.gz", translation_folder / f"de-en.test_{year}.jsonl.gz"
-        )
+        shutil.copy(translation_folder / "de-en.test.jsonl.gz", translation_folder / f"de-en.test_{year}.jsonl.gz")
     assert load_corpus(translation_folder, "translation", test_split="test_2017").sizes()["test"] == 6
     (translation_folder / "de-en.test.jsonl.gz").unlink()
     sentence = refusal(translation_folder, "translation")
@@ -200,9 +198,7 @@ def test_train_is_required(classification_folder):
 
 def test_rows_are_a_random_sample_in_file_order(translation_folder):
     def numbers(seed):
-        corpus = load_corpus(
-            translation_folder, "translation", pair="de-en", rows={"train": 10, "test": 99}, seed=seed
-        )
+        corpus = load_corpus(translation_folder, "translation", pair="de-en", rows={"train": 10, "test": 99}, seed=seed)
         assert corpus.sizes() == {"train": 10, "validation": 5, "test": 6}
         assert len(corpus.notes) == 1 and "10 of 40" in corpus.notes[0]
         return [int(re.search(r"\d+", row["src"])[0]) for row in corpus.splits["train"]]
@@ -252,9 +248,7 @@ def test_two_files_of_one_split(classification_folder):
 def test_fingerprint_follows_the_rows_and_nothing_else(translation_folder, tmp_path):
     corpus = load_corpus(translation_folder, "translation", pair="de-en")
     shutil.copytree(translation_folder, tmp_path / "copy")
-    for path in (
-        tmp_path / "copy"
-    ).iterdir():  # the same rows: other folder, no compression, keys turned round
+    for path in (tmp_path / "copy").iterdir():  # the same rows: other folder, no compression, keys turned round
         rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
         path.unlink()
         write(path.with_suffix(""), [dict(reversed(row.items())) for row in rows])

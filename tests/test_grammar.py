@@ -15,8 +15,8 @@ import pytest
 from kdutils import grammar
 from kdutils.errors import UserError
 from kdutils.grammar_choices import Choice, Part, draw
-from kdutils.grammar_meaning import CLAUSE, FIRST, SENTENCE
-from kdutils.grammar_types import Sentence
+from kdutils.grammar_meaning import CLAUSE, FIRST
+from kdutils.grammar_types import ClauseGiven, Sentence
 
 CODES = tuple(grammar.LANGUAGES)
 
@@ -86,12 +86,13 @@ def test_words_are_as_skewed_as_words_are(sentences):
     assert len(counts) > 500
 
 
-def test_there_are_far_more_sentences_than_anyone_will_draw():
-    """Birthday estimate from collisions: n draws of N equally likely ones collide about n^2 / 2N times."""
-    rng = random.Random(1)
-    drawn = [draw(SENTENCE, rng) for _ in range(5000)]
-    long = [meaning for meaning in drawn if meaning.second is not None]
-    assert len(long) - len(set(long)) < 40  # of 2,500 drawn; more than 10^7 would give fewer than one if uniform
+def test_there_are_more_than_ten_million_sentences_in_every_language():
+    """Any two clauses in the past with different subjects make a sentence with "and": count the clauses."""
+    rng, past = random.Random(1), Part(CLAUSE, ClauseGiven("plain", ("past",)))
+    clauses = [draw(past, rng) for _ in range(7000)]
+    for code in CODES:
+        wordings = {grammar.VOICES[code].sentence(Sentence("one", clause, None)) for clause in clauses}
+        assert len(wordings) * (len(wordings) - 1) * 0.9 > 10_000_000
 
 
 @pytest.mark.parametrize("make", [grammar.text, grammar.sentiment])

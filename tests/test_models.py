@@ -158,9 +158,9 @@ def test_a_model_whose_weights_were_cut_short_is_one_sentence(tmp_path):
 
 def test_a_pretrained_encoder_gets_a_head_of_our_labels_and_our_dropout(tmp_path):
     build("masked_lm").save_pretrained(tmp_path)
-    net = models.pretrained(str(tmp_path), "classification", ("a", "b", "c", "d"), hidden_dropout_prob=0.25)
+    net = models.pretrained(str(tmp_path), "classification", ("a", "b", "c", "d"), dropout=0.25)
     assert net.classifier.out_features == 4 and net.config.id2label[3] == "d"
-    assert net.bert.encoder.layer[0].output.dropout.p == 0.25
+    assert {module.p for module in net.modules() if isinstance(module, nn.Dropout)} == {0.25}
 
 
 def test_memory_can_be_freed_at_any_time():

@@ -180,9 +180,7 @@ def sent(monkeypatch) -> list:
 def test_show_source_has_caption_code_and_a_memory_of_what_it_shows(sent):
     notebook.show_source(symmetric_kl)
     ((data, metadata),) = sent
-    line = (
-        (ROOT / "kdutils/divergences.py").read_text(encoding="utf-8").split("\n").index("def symmetric_kl(")
-    )
+    line = (ROOT / "kdutils/divergences.py").read_text(encoding="utf-8").split("\n").index("def symmetric_kl(")
     assert data["text/markdown"].startswith(f"`kdutils.divergences`, line {line + 1}:\n\n```python\ndef symm")
     assert data["text/plain"].startswith(f"kdutils.divergences, line {line + 1}:\n\ndef symmetric_kl(")
     assert metadata == {"kdutils": {"source": "kdutils.divergences:symmetric_kl"}}
@@ -227,9 +225,7 @@ def test_agree_prints_one_line(capsys):
 
 
 def test_agree_refuses_another_value_and_names_both_numbers():
-    with pytest.raises(
-        AssertionError, match=r"Eq. \(1\): the value is 6\.0.* by hand and 6\.000000001.* they differ"
-    ):
+    with pytest.raises(AssertionError, match=r"Eq. \(1\): the value is 6\.0.* by hand and 6\.000000001.* they differ"):
         notebook.agree("Eq. (1)", lambda x: x.sum(), lambda x: x.sum() + 1e-9, torch.ones(6))
 
 
@@ -356,9 +352,7 @@ def code(source: str, *tags: str) -> nbformat.NotebookNode:
 
 
 def test_tidy_takes_out_what_differs_from_run_to_run():
-    node = nbformat.v4.new_notebook(
-        cells=[code("1", "parameters"), code("2", "injected-parameters"), code("3")]
-    )
+    node = nbformat.v4.new_notebook(cells=[code("1", "parameters"), code("2", "injected-parameters"), code("3")])
     for number, cell in enumerate(node.cells, start=4):
         cell.execution_count = number
         cell.metadata.update(papermill={"duration": 1}, execution={"iopub.status.busy": "now"})
@@ -386,9 +380,7 @@ def test_in_a_kernel_that_a_runner_started():
         "print(notebook.is_headless())",
     ]
     node = nbformat.v4.new_notebook(cells=[code(source) for source in sources])
-    NotebookClient(
-        node, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
+    NotebookClient(node, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
     *_, source, figure, headless = (cell.outputs for cell in node.cells)
     assert source[0].metadata.kdutils.source == "kdutils.divergences:kl_divergence"
     assert len(figure) == 1 and figure[0].metadata["image/png"].alt == "Empty at 1"

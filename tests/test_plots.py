@@ -22,17 +22,14 @@ def record(seed, shift=0.0):
         ]
 
     arms = {
-        name: {"metrics": {"bleu": level}, "history": history(level)}
-        for name, level in (("baseline", 1), ("rd", 2))
+        name: {"metrics": {"bleu": level}, "history": history(level)} for name, level in (("baseline", 1), ("rd", 2))
     }
     return {"paper": "p", "preset": "demo", "seed": seed, "settings": {}, "arms": arms}
 
 
 RECORDS = [record(seed) for seed in (1, 2, 3)]
 GRADES = [
-    claims.grade(
-        claims.Claim(name, "s", lambda r, v=values: v, unit="BLEU", published=1.0, **options), RECORDS
-    )
+    claims.grade(claims.Claim(name, "s", lambda r, v=values: v, unit="BLEU", published=1.0, **options), RECORDS)
     for name, values, options in [
         ("R1", {1: 1.0, 2: 1.1, 3: 1.3}, {}),
         ("R2", {1: 1.0, 2: math.nan, 3: 1.3}, {"better": "<"}),
@@ -43,19 +40,11 @@ GRADES = [
 ]
 FIGURES = {
     "curves": lambda: plots.curves(RECORDS, "loss", ["baseline", "rd"]),
-    "curves with intervals": lambda: plots.curves(
-        RECORDS, "loss", ["baseline", "rd"], "train", band="interval"
-    ),
+    "curves with intervals": lambda: plots.curves(RECORDS, "loss", ["baseline", "rd"], "train", band="interval"),
     "curves of one seed": lambda: plots.curves(RECORDS[:1], "loss", ["rd"]),
-    "bars": lambda: plots.bars_with_seeds(
-        {"baseline": {1: 1.0, 2: 2.0}, "rd": {1: 3.0}}, "test BLEU", reference=1.0
-    ),
-    "sweep": lambda: plots.sweep(
-        {1: [1.0, 2.0], 10: {1: 3.0}}, "alpha", "test BLEU", log=True, reference=0.5
-    ),
-    "distributions": lambda: plots.distributions(
-        ["der", "die"], {"truth": [0.5, 0.5], "teacher": [0.1, 0.9]}
-    ),
+    "bars": lambda: plots.bars_with_seeds({"baseline": {1: 1.0, 2: 2.0}, "rd": {1: 3.0}}, "test BLEU", reference=1.0),
+    "sweep": lambda: plots.sweep({1: [1.0, 2.0], 10: {1: 3.0}}, "alpha", "test BLEU", log=True, reference=0.5),
+    "distributions": lambda: plots.distributions(["der", "die"], {"truth": [0.5, 0.5], "teacher": [0.1, 0.9]}),
     "distributions, log": lambda: plots.distributions(["der", "die"], {"truth": [0.5, 1e-9]}, log=True),
 }
 
@@ -75,9 +64,7 @@ def test_figures_are_labelled_small_and_reproducible(name):
 
 
 def test_heatmap_labels_its_tokens():
-    figure = plots.heatmap(
-        [[0.1, 0.9]], ["a", "b"], ["x"], "attention weight", xlabel="source", ylabel="target"
-    )
+    figure = plots.heatmap([[0.1, 0.9]], ["a", "b"], ["x"], "attention weight", xlabel="source", ylabel="target")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == (
@@ -97,9 +84,7 @@ def test_signed_heatmap_is_white_at_zero():
 
 def test_claims_figure_has_a_row_for_each_claim_with_a_number():
     figure = plots.claims_figure(GRADES)
-    assert [axes.get_yticklabels()[0].get_text() for axes in figure.axes] == [
-        f"R{i}  BLEU" for i in (1, 2, 3, 4)
-    ]
+    assert [axes.get_yticklabels()[0].get_text() for axes in figure.axes] == [f"R{i}  BLEU" for i in (1, 2, 3, 4)]
     words = [axes.texts[0].get_text() for axes in figure.axes]
     assert words[0] == "✓ supported"
     assert words[1] == "? inconclusive\n1 of 3 not finite"

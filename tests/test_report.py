@@ -170,9 +170,7 @@ def test_text_is_escaped_everywhere(tmp_path):
 def test_diverged_seeds_are_named(tmp_path):
     for seed in (1, 2, 3):
         store(tmp_path / f"{seed}.json", record(seed, bleu=math.nan if seed == 2 else 32.0))
-    text = report.render_markdown(
-        report.gather(tmp_path / "none", tmp_path), {"r_drop": [GAIN]}, folder=tmp_path
-    )
+    text = report.render_markdown(report.gather(tmp_path / "none", tmp_path), {"r_drop": [GAIN]}, folder=tmp_path)
     assert "| not finite in seed 2 |" in text
     assert "Seed 2 gave no finite number" in text
 

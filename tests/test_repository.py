@@ -63,9 +63,7 @@ def small() -> Notebook:
     """A notebook of a few cells that keeps every rule."""
     new = nbformat.v4
     image = new.new_output("display_data", {"image/png": PNG}, metadata={"image/png": {"alt": "A dot."}})
-    source = new.new_output(
-        "display_data", {"text/plain": "kdutils.errors, line 26:\n\n" + current_source(UNKNOWN)}
-    )
+    source = new.new_output("display_data", {"text/plain": "kdutils.errors, line 26:\n\n" + current_source(UNKNOWN)})
     source.metadata["kdutils"] = {"source": UNKNOWN}
     sources = [
         f"# R-Drop\n\n[![Open in Colab](https://example.org/badge.svg)]({colab_url(NAME)})\n\n{ABSTRACT}",
@@ -194,14 +192,10 @@ def test_unsafe_calls_are_seen(source):
 
 
 def test_safe_calls_pass():
-    assert not list(
-        unsafe(ast.parse("torch.load(path, weights_only=True); subprocess.run(['ls']); model.eval()"))
-    )
+    assert not list(unsafe(ast.parse("torch.load(path, weights_only=True); subprocess.run(['ls']); model.eval()")))
 
 
-@pytest.mark.parametrize(
-    "path", [*MODULES, *sorted((ROOT / "benchmarks").rglob("*.py"))], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "benchmarks").rglob("*.py"))], ids=lambda p: p.stem)
 def test_module_is_safe_and_short(path):
     text = path.read_text(encoding="utf-8")
     assert list(unsafe(ast.parse(text))) == []
@@ -240,9 +234,7 @@ def test_imports_run_in_one_direction():
 
 def test_papers_import_no_room_above_them():
     above = {f"kdutils.{name}" for name in ("runs", "report", "notebook", "__main__")}
-    assert {name: imports(ROOT / f"kdutils/papers/{name}.py") & above for name in PAPERS} == {
-        n: set() for n in PAPERS
-    }
+    assert {name: imports(ROOT / f"kdutils/papers/{name}.py") & above for name in PAPERS} == {n: set() for n in PAPERS}
 
 
 def test_there_are_papers():
@@ -261,9 +253,7 @@ def test_paper_has_its_notebook_tests_and_results(paper):
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CORE = {canonicalize_name(r.name): r for r in map(Requirement, PROJECT["dependencies"])}
 EXTRAS = {
-    canonicalize_name(r.name): r
-    for group in PROJECT["optional-dependencies"].values()
-    for r in map(Requirement, group)
+    canonicalize_name(r.name): r for group in PROJECT["optional-dependencies"].values() for r in map(Requirement, group)
 }
 PINS = {
     canonicalize_name(r.name): r
@@ -328,9 +318,7 @@ def test_conda_environment_agrees_with_the_pins():
     *packages, pip = environment["dependencies"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
     versions = dict((package.split("=") + [""])[:2] for package in packages)
-    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(
-        versions.pop("python") + ".0"
-    )
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(versions.pop("python") + ".0")
     assert versions.pop("pip") == ""
     for name, version in versions.items():  # from conda-forge, in the minor version that pip would ask for
         assert f"{pinned(name)}.".startswith(f"{version}."), name

@@ -250,7 +250,7 @@ def write_without_end(path: str) -> None:
 
 def run_an_experiment(runs: str, arms: list[str], changes: dict[str, Any]) -> None:
     """R-Drop's classification experiment, for seed 1."""
-    settings = resolve(EXPERIMENTS, "demo", changes, ["classification"])["classification"]
+    settings = resolve(EXPERIMENTS, "demo", changes)["classification"]
     run(EXPERIMENTS[1], settings, [1], runs, arms)
 
 
