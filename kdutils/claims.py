@@ -51,7 +51,8 @@ class Claim:
     `bound`; "exact" asks every seed for |quantity - bound| <= `tolerance` and needs no interval.
     `every_seed`: the claimed sign must also hold in each seed. `over`: the overrides that a sweep varies, so
     that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the
-    live scale cannot show. `published`: the paper's number in the same unit, for figures. Raises UserError if it cannot be graded.
+    live scale cannot show. `published`: the paper's number in the same unit, for figures. Raises UserError if it
+    cannot be graded.
     """
 
     id: str

@@ -9,7 +9,7 @@ import re
 from functools import cache
 
 from kdutils.grammar_entries import Verb, Weather
-from kdutils.grammar_types import Clause, Phrase, Sentence
+from kdutils.grammar_types import Clause, Phrase, Sentence, joined, plain_modes
 
 DETERMINERS = {"def": "the", "indef": "a", "my": "my", "our": "our", "two": "two", "three": "three"}
 JOINTS = {
@@ -107,18 +107,8 @@ def wording(clause: Clause | Weather, mode: str = "main") -> str:
     return smooth(" ".join(word for word in words if word))
 
 
-def modes(kind: str, past: bool) -> tuple[str, str]:
-    """How the first and the second clause of this kind of sentence are worded."""
-    return "main", "past" if past else "main"
+modes = plain_modes  # which wordings there are, for `grammar_window`
 
 
 def sentence(meaning: Sentence) -> str:
-    kind, clause, other = meaning
-    mode, other_mode = modes(kind, clause.tense == "past")
-    first = wording(clause, mode)
-    if kind == "one":
-        return first
-    second = wording(other, other_mode)
-    if kind == "when":
-        return f"{JOINTS[kind]} {second}, {first}"
-    return f"{first}{JOINTS[kind]} {second}"
+    return joined(meaning, wording, JOINTS)

@@ -9,7 +9,7 @@ import re
 from functools import cache
 
 from kdutils.grammar_entries import Adjective, Verb, Weather, spanish_plural
-from kdutils.grammar_types import Clause, Phrase, Sentence
+from kdutils.grammar_types import Clause, Phrase, Sentence, joined, plain_modes
 
 DETERMINERS = {  # masculine, feminine, masculine plural, feminine plural
     "def": ("el", "la", "los", "las"),
@@ -138,17 +138,8 @@ def wording(clause: Clause | Weather, mode: str = "main") -> str:
     return smooth(" ".join(word for word in words if word))
 
 
-def modes(kind: str, past: bool) -> tuple[str, str]:
-    """How the first and the second clause of this kind of sentence are worded."""
-    return "main", "past" if past else "main"
+modes = plain_modes  # which wordings there are, for `grammar_window`
 
 
 def sentence(meaning: Sentence) -> str:
-    kind, clause, other = meaning
-    mode, other_mode = modes(kind, clause.tense == "past")
-    first = wording(clause, mode)
-    if kind == "one":
-        return first
-    second = wording(other, other_mode)
-    text = f"{JOINTS[kind]} {second}, {first}" if kind == "when" else f"{first}{JOINTS[kind]} {second}"
-    return smooth(text)
+    return smooth(joined(meaning, wording, JOINTS))

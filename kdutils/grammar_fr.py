@@ -9,7 +9,7 @@ import re
 from functools import cache
 
 from kdutils.grammar_entries import Adjective, Verb, Weather, french_plural
-from kdutils.grammar_types import Clause, Phrase, Sentence
+from kdutils.grammar_types import Clause, Phrase, Sentence, joined, plain_modes
 
 VOWELS = "aeiouhéèêâîôœAEIOUÉ"  # every h in the lexicon is silent
 DETERMINERS = {  # masculine, feminine, plural
@@ -146,17 +146,8 @@ def wording(clause: Clause | Weather, mode: str = "main") -> str:
     return smooth(f"{first}{noun_phrase(clause.subject)} {_predicate(clause, clause.subject)}")
 
 
-def modes(kind: str, past: bool) -> tuple[str, str]:
-    """How the first and the second clause of this kind of sentence are worded."""
-    return "main", "past" if past else "main"
+modes = plain_modes  # which wordings there are, for `grammar_window`
 
 
 def sentence(meaning: Sentence) -> str:
-    kind, clause, other = meaning
-    mode, other_mode = modes(kind, clause.tense == "past")
-    first = wording(clause, mode)
-    if kind == "one":
-        return first
-    second = wording(other, other_mode)
-    text = f"{JOINTS[kind]} {second}, {first}" if kind == "when" else f"{first}{JOINTS[kind]} {second}"
-    return smooth(text)
+    return smooth(joined(meaning, wording, JOINTS))

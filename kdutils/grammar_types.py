@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from kdutils.grammar_entries import Adjective, Noun, Place, Time, Verb, Weather
@@ -76,3 +77,22 @@ class ClauseGiven(NamedTuple):
     subject: Phrase | None = None
     negative: bool | None = None
     exclude: tuple[Noun, ...] = ()
+
+
+# --- joining clauses, for the languages that put both in the same order of words ----------------------------------
+
+
+def plain_modes(kind: str, past: bool) -> tuple[str, str]:
+    """How the first and the second clause of this kind of sentence are worded."""
+    return "main", "past" if past else "main"
+
+
+def joined(meaning: Sentence, wording: Callable[..., str], joints: Mapping[str, str]) -> str:
+    """One clause, or two with the joint between them; with "when" the second comes first."""
+    kind, clause, other = meaning
+    mode, other_mode = plain_modes(kind, clause.tense == "past")
+    first = wording(clause, mode)
+    if kind == "one":
+        return first
+    second = wording(other, other_mode)
+    return f"{joints[kind]} {second}, {first}" if kind == "when" else f"{first}{joints[kind]} {second}"

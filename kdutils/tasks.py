@@ -157,7 +157,7 @@ class Translation(Task):
     def check(self, seed: int) -> None:
         super().check(seed)
         if self.settings.beams < 1:
-            raise UserError(f"beams is {self.settings.beams}: choose 1 for greedy decoding, or more.")
+            raise UserError(f"beams is {self.settings.beams}: it must be at least 1, which is greedy decoding.")
 
     def test(self, model: PreTrainedModel) -> dict[str, float]:
         """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""

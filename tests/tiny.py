@@ -154,6 +154,29 @@ def train(folder: str | Path | None, method: str | Method = "baseline", dropout:
     return fitted
 
 
+class InOrder:
+    """Batches of given examples in the order given: a stream whose pieces can be glued."""
+
+    def __init__(self, *groups: list[int]) -> None:
+        self.groups, self.rows, self.collate = groups, examples(), collate_translation()
+
+    def plan(self, epoch):
+        return list(self.groups)
+
+    def batch(self, epoch, index):
+        return self.collate([self.rows[i] for i in self.groups[index]])
+
+
+def fitted(method, plan, dropout=0.0, dtype=torch.float32, **changes):
+    """Trains a new model on the batches of `plan`, without dropout unless asked; one batch an update."""
+    net = model(dropout).to(dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        result = fit(net, method, plan, recipe(**{"accumulation": 1, **changes}))
+    result.model = net
+    return result
+
+
 def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A history without its seconds: what two runs of the same must agree on to the last bit."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
