@@ -419,7 +419,8 @@ code{background:var(--soft);padding:.1em .35em;border-radius:4px} summary{cursor
 table{border-collapse:collapse;margin:.5rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.35rem .75rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{background:var(--soft)} td:first-child{font-weight:600} details{margin:.5rem 0}
-table.claims{font-size:.93rem} table.claims td:nth-child(2),table.claims td:nth-child(7){min-width:12rem} table.claims td:nth-child(3){min-width:9rem}
+table.claims{font-size:.93rem} table.claims td:nth-child(2),table.claims td:nth-child(7){min-width:12rem}
+table.claims td:nth-child(3){min-width:9rem}
 img{max-width:100%;height:auto;border:1px solid var(--line);border-radius:6px;margin:.6rem 0}
 """
 

@@ -180,7 +180,8 @@ def sent(monkeypatch) -> list:
 def test_show_source_has_caption_code_and_a_memory_of_what_it_shows(sent):
     notebook.show_source(symmetric_kl)
     ((data, metadata),) = sent
-    line = (ROOT / "kdutils/divergences.py").read_text(encoding="utf-8").split("\n").index("def symmetric_kl(")
+    lines = (ROOT / "kdutils/divergences.py").read_text(encoding="utf-8").split("\n")
+    line = next(number for number, text in enumerate(lines) if text.startswith("def symmetric_kl("))
     assert data["text/markdown"].startswith(f"`kdutils.divergences`, line {line + 1}:\n\n```python\ndef symm")
     assert data["text/plain"].startswith(f"kdutils.divergences, line {line + 1}:\n\ndef symmetric_kl(")
     assert metadata == {"kdutils": {"source": "kdutils.divergences:symmetric_kl"}}
