@@ -50,7 +50,7 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
     """One row for each arm with a method of its own, against the plain method."""
     settings = experiment.settings.resolve("demo")
     methods = {arm.name: arm.method(settings) for arm in experiment.arms if not arm.recipe(settings)}
-    plain, plain_memory = Method(), peak(experiment, "baseline", options)
+    plain, plain_memory = methods["baseline"], peak(experiment, "baseline", options)
     rows = []
     for name, method in methods.items():
         if name == "baseline":
