@@ -221,8 +221,8 @@ class Classification(Task):
         layers={"demo": 2},
         learning_rate={"demo": 1e-3},
         warmup={"demo": 30},
-        updates={"demo": 300},
-        eval_every={"demo": 60},
+        updates={"demo": 200},
+        eval_every={"demo": 50},
     )
     monitor, larger_is_better = "accuracy", True
 
