@@ -34,3 +34,14 @@ def refusal(source, task="classification", **options) -> str:
     sentence = str(caught.value)
     assert sentence and "\n" not in sentence and sentence.endswith(".")
     return sentence
+
+
+# what the tests of tokenizers and batches read: three languages, and enough repetition to learn merges from
+TEXTS = [
+    "The old woman sees a small dog.",
+    "Die alte Frau sieht einen kleinen Hund, schöne Grüße!",
+    "할머니가 작은 강아지를 봅니다.",
+    "The dog sees the old woman , and the small cat .",
+    "Der kleine Hund sieht die alte Frau und die Straße.",
+    "고양이가 할머니를 봅니다.",
+] * 3

@@ -29,15 +29,7 @@ from kdutils.batches import (
     translation_examples,
 )
 from kdutils.errors import UserError
-
-TEXTS = [
-    "The old woman sees a small dog.",
-    "Die alte Frau sieht einen kleinen Hund, schöne Grüße!",
-    "할머니가 작은 강아지를 봅니다.",
-    "The dog sees the old woman , and the small cat .",
-    "Der kleine Hund sieht die alte Frau und die Straße.",
-    "고양이가 할머니를 봅니다.",
-] * 3
+from tests.corpus_files import TEXTS
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,8 @@ from kdutils.tokens import (
     train_tokenizer,
     translation_examples,
 )
+from tests.corpus_files import TEXTS
 
-TEXTS = [
-    "The old woman sees a small dog.",
-    "Die alte Frau sieht einen kleinen Hund, schöne Grüße!",
-    "할머니가 작은 강아지를 봅니다.",
-    "The dog sees the old woman , and the small cat .",
-    "Der kleine Hund sieht die alte Frau und die Straße.",
-    "고양이가 할머니를 봅니다.",
-] * 3
 ROWS = [
     {"src": "The old woman sees a small dog.", "tgt": "Die alte Frau sieht einen kleinen Hund."},
     {"src": "The dog sees the cat.", "tgt": "Der Hund sieht die Katze."},
