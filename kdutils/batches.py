@@ -12,6 +12,7 @@ examples come from `kdutils.tokens`; their names can be imported from here too.
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -101,8 +102,9 @@ def collate_masked_lm(
 
     Each token is selected with `probability`, special tokens never. Of the selected ones, the shares in
     `replace` become <mask>, become a random ordinary token, and stay as they are. With `token_weights` (V,),
-    instead, exactly round(probability * ordinary tokens of the batch) are drawn without replacement, in
-    proportion to their weights (over the whole batch, as in DistilBERT's code, so a row may get none).
+    instead, exactly ceil(probability * tokens of the batch, special ones included) are drawn without replacement
+    from the ordinary ones, in proportion to their weights: over the whole batch, as in DistilBERT's code, so a row
+    may get none. A token of weight 0 is never drawn.
     The batch has input_ids, attention_mask, labels (B, S), the last -100 where nothing is asked; positions
     (N,), flat indices into B*S of the selected tokens; targets (N,), their true ids. N may be 0.
     """
@@ -117,7 +119,9 @@ def collate_masked_lm(
     def collate(rows: list[Example], generator: torch.Generator | None = None) -> Batch:
         batch = _inputs([row["input_ids"] for row in rows], pad)
         ids = batch["input_ids"]
-        selected = _select(ids, ~special[ids], probability, weights, generator)
+        maskable = ~special[ids] & batch["attention_mask"].bool()
+        tokens = int(batch["attention_mask"].sum())
+        selected = _select(ids, maskable, probability, weights, tokens, generator)
         labels = ids.masked_fill(~selected, IGNORED)
         fate = torch.rand(ids.shape, generator=generator)
         random_ids = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
@@ -133,13 +137,14 @@ def _select(
     maskable: Tensor,
     probability: float,
     weights: Tensor | None,
+    tokens: int,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Which of the (B, S) tokens are asked for, as a boolean (B, S)."""
     if weights is None:
         return maskable & (torch.rand(ids.shape, generator=generator) < probability)
     chances = (weights[ids] * maskable).flatten()
-    count = min(round(probability * int(maskable.sum())), int((chances > 0).sum()))
+    count = min(math.ceil(probability * tokens), int((chances > 0).sum()))
     selected = torch.zeros_like(maskable).flatten()
     if count:
         selected[torch.multinomial(chances, count, replacement=False, generator=generator)] = True

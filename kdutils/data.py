@@ -34,6 +34,7 @@ DEMO_ROWS = {
     "classification": {"train": 1000, "validation": 300, "test": 300},
     "text": {"train": 2000, "validation": 200, "test": 200},
 }
+DEMOS = ("demo", "demo:acceptability")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 CARVED_SHARE, CARVED_MOST = 0.05, 1000  # what is taken from train when a split is missing
 
@@ -78,7 +79,8 @@ def load_corpus(
 ) -> Corpus:
     """Loads a corpus for the task "translation", "classification" or "text".
 
-    source      "demo"; "hub:owner/name" or "hub:owner/name/config", either with "@revision" at the end;
+    source      "demo"; for classification also "demo:acceptability" (is this a sentence of the language?);
+                "hub:owner/name" or "hub:owner/name/config", either with "@revision" at the end;
                 "hub:./folder" or "hub:/folder" for a data set in the hub's layout that lies on your disk
                 ("hub:./folder/config" where ./folder has a README.md that lists configurations); or a folder.
     pair        translation: source and target language. Files of the opposite direction are swapped.
@@ -99,8 +101,8 @@ def load_corpus(
     """
     request = _request(task, pair, language, columns)
     most = _checked_rows(rows)
-    if str(source) == "demo":
-        return _demo(request, most, test_split, seed, max_words)
+    if str(source) in DEMOS:
+        return _demo(str(source), request, most, test_split, seed, max_words)
     found = open_hub(str(source), request) if str(source).startswith("hub:") else open_folder(Path(source), request)
     splits = _splits(found, request, test_split)
     labels = _number_labels(splits, found, request) if task == "classification" else ()
@@ -135,7 +137,7 @@ def _checked_rows(rows: Mapping[str, int] | None) -> dict[str, int]:
 # --- the embedded grammar ---------------------------------------------------------------------------------
 
 
-def _demo(request: Request, rows: dict[str, int], test_split: str, seed: int, max_words: int) -> Corpus:
+def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, seed: int, max_words: int) -> Corpus:
     from kdutils import grammar
 
     for code in request.languages:
@@ -143,21 +145,25 @@ def _demo(request: Request, rows: dict[str, int], test_split: str, seed: int, ma
             raise unknown("language in the demo grammar", code, grammar.LANGUAGES)
     if test_split != "test":
         raise unknown("test split in the demo corpus", test_split, ["test"])
+    if source != "demo" and request.task != "classification":
+        raise UserError(f"'{source}' is a corpus for classification: for {request.task} choose 'demo'.")
     sizes = DEMO_ROWS[request.task] | rows
-    drawn = _draw_distinct(_demo_generator(request, seed), sum(sizes.values()), max_words)
+    drawn = _draw_distinct(_demo_generator(source, request, seed), sum(sizes.values()), max_words)
     ends = [sum(sizes[name] for name in SPLITS[: i + 1]) for i in range(3)]
     splits = {name: drawn[end - sizes[name] : end] for name, end in zip(SPLITS, ends, strict=True)}
-    labels = ("negative", "positive") if request.task == "classification" else ()
-    return Corpus("demo", request.task, splits, labels, request.languages)
+    kinds = ("negative", "positive") if source == "demo" else ("unacceptable", "acceptable")
+    labels = kinds if request.task == "classification" else ()
+    return Corpus(source, request.task, splits, labels, request.languages)
 
 
-def _demo_generator(request: Request, seed: int) -> Callable[[int], list[Row]]:
+def _demo_generator(source: str, request: Request, seed: int) -> Callable[[int], list[Row]]:
     from kdutils import grammar
 
     if request.task == "text":
         return lambda n: [{"text": text} for text in grammar.text(n, seed, request.languages[0])]
     if request.task == "classification":
-        return lambda n: grammar.sentiment(n, seed, request.languages[0])
+        make = grammar.sentiment if source == "demo" else grammar.acceptability
+        return lambda n: make(n, seed, request.languages[0])
     source, target = request.languages
     return lambda n: [
         {"src": row[source], "tgt": row[target]} for row in grammar.translations(n, seed, request.languages)

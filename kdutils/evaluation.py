@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import statistics
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -207,6 +209,25 @@ def dropout_scores(model: nn.Module, batches: Iterable[Batch], passes: int = 2, 
     if not count:
         raise UserError("No target of these batches counts: check the data set and the masking.")
     return {"kl": divergence / count, "train_mode_loss": noisy / count, "eval_mode_loss": quiet / count}
+
+
+@torch.no_grad()
+def latency_ms(model: PreTrainedModel, tokens: int = 32, repeats: int = 15) -> float:
+    """Median milliseconds of one forward pass of the encoder over one text of `tokens`, on the CPU, dropout off.
+
+    Wall-clock time: the one number of this module that another run will not give again.
+    """
+    encoder, device = model.base_model, model.device
+    ids = torch.full((1, tokens), 5)
+    seconds = []
+    with mode(encoder, training=False):
+        encoder.to("cpu")
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+            seconds.append(time.perf_counter() - started)
+        encoder.to(device)
+    return 1000 * statistics.median(seconds[3:])  # the first ones warm up
 
 
 def _predictions(model: nn.Module, batches: Iterable[Batch], copies: int = 1) -> Iterator[tuple[Tensor, Batch]]:

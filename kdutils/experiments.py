@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from torch import nn
 from transformers import PreTrainedModel
 
 from kdutils import models
@@ -37,24 +39,51 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One arm at one seed: all that a paper may need to start a model, to fetch a teacher or to hold an exam."""
+
+    task: Task
+    arm: str
+    seed: int
+    place: Path  # the arm's folder; those of the other arms of this seed lie beside it
+    runs: Path  # the folder of all runs
+    until: float | None = None  # a time.monotonic() moment to stop at
+
+    @property
+    def settings(self) -> Settings:
+        return self.task.settings
+
+
+@dataclass(frozen=True)
 class Arm:
-    """One way of training in a comparison: a method, and how its recipe departs from the settings."""
+    """One way of training in a comparison: a method, how its recipe departs from the settings, where it starts.
+
+    `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
+    gives a fixed network; it is found as `Method.teacher` and never trained.
+    """
 
     name: str
     label: str  # for figures and tables
     method: Callable[[Settings], Method]
     recipe: Callable[[Settings], dict[str, Any]] = field(default=lambda settings: {})
+    start: Callable[[Trial], PreTrainedModel] = field(default=lambda trial: trial.task.model(trial.seed))
+    teacher: Callable[[Trial], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A paper's comparison on one task: the settings, the arms, and what is measured besides the task's scores."""
+    """A paper's comparison on one task: the settings, the arms, and what is measured besides the task's scores.
+
+    `look` is taken at every evaluation, on the validation split. `exam` is held once, with the trained model, after
+    it was exported to `trial.place / "model"`; what it trains itself (a fine-tuning) goes under `trial.place`.
+    """
 
     paper: str
     task: type[Task]
     settings: Table
     arms: tuple[Arm, ...]
     look: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
+    exam: Callable[[Trial, PreTrainedModel], dict[str, float]] = field(default=lambda trial, model: {})
 
     @property
     def name(self) -> str:
@@ -137,7 +166,7 @@ def run(
             task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
             for arm in missing:
-                _train(experiment, task, arm, seed, place / arm.name, until)
+                _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
             if main_process():
                 write_json(place / "record.json", _record(experiment, task, seed, place))
     found = finished(experiment, settings, runs)
@@ -173,21 +202,38 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _train(experiment: Experiment, task: Task, arm: Arm, seed: int, place: Path, until: float | None) -> None:
-    recipe = task.recipe(**arm.recipe(task.settings))
-    model, method = task.model(seed), arm.method(task.settings)
+def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
+    task, seed, place = trial.task, trial.seed, trial.place
+    recipe, method = task.recipe(**arm.recipe(task.settings)), arm.method(task.settings)
+    with threads(task.settings.threads):
+        method.teacher = arm.teacher(trial) if arm.teacher else None
+        model = arm.start(trial)
     identity = _identity(experiment, task, arm, seed)
     reset_peak_memory()
     with seeded(seed), threads(task.settings.threads):
         fitted = fit(
             model, method, task.training_batches(seed), recipe,
             evaluate=lambda current: {**task.validate(current), **experiment.look(task, current)},
-            folder=place, identity=identity, until=until, description=f"{arm.name}, seed {seed}",
+            folder=place, identity=identity, until=trial.until, description=f"{arm.name}, seed {seed}",
         )  # fmt: skip
+    memory = peak_memory_mb()
     if main_process():
-        with threads(task.settings.threads):
-            _keep(task, model, method, fitted, place, identity)
+        _export(model, task, place)
+    PartialState().wait_for_everyone()
+    with threads(task.settings.threads):
+        scores = task.test(model) if main_process() else {}
+        scores |= experiment.exam(trial, model)  # in every process: it may train
+    scores["peak_memory_mb"] = memory
+    if main_process():
+        _keep(model, fitted, place, identity, scores)
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
+
+
+def _export(model: PreTrainedModel, task: Task, place: Path) -> None:
+    """The trained model and its tokenizer, as plain transformers load them."""
+    with writing(place), models.quiet():
+        model.save_pretrained(place / "model")
+    save_tokenizer(models.fitting(task.tokenizer, model), place / "model")
 
 
 def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:
@@ -205,22 +251,18 @@ def _check_data(experiment: Experiment, task: Task, seed: int, place: Path) -> N
             raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
 
 
-def _keep(task: Task, model: PreTrainedModel, method: Method, fitted: Fitted, place: Path, identity: str) -> None:
-    """Tests and exports a trained model; the result is written last, so that it stands for all of it."""
+def _keep(model: PreTrainedModel, fitted: Fitted, place: Path, identity: str, scores: dict[str, float]) -> None:
+    """Writes the result, after everything that it speaks of, and then drops the checkpoints."""
     metrics = {
-        **task.test(model),
+        **scores,
         **_scores("validation", fitted.best),
         **_scores("final", _last_evaluation(fitted)),
         "best_update": fitted.best.get("update", fitted.updates),
         "updates": fitted.updates,
         "minutes": fitted.seconds / 60,
         "seconds_per_update": fitted.seconds / max(fitted.updates, 1),
-        "peak_memory_mb": peak_memory_mb(),
         "parameters": models.parameter_count(model),
     }
-    with writing(place), models.quiet():
-        model.save_pretrained(place / "model")
-    save_tokenizer(task.tokenizer, place / "model")
     result = {"identity": identity, "metrics": metrics, "history": fitted.history, "provenance": provenance()}
     write_json(place / "result.json", result)
     Checkpoints(place / "checkpoints").clear()

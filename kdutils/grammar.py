@@ -66,6 +66,28 @@ def sentiment(n: int, seed: int = 0, language: str = "en") -> list[dict]:
     return _distinct(n, row, lambda made: made["text"], lambda: labels.pop())
 
 
+def acceptability(n: int, seed: int = 0, language: str = "en") -> list[dict]:
+    """n rows {"text": str, "label": 1 a sentence of the language, 0 not}, as many of either (to within one).
+
+    What is not a sentence is one in which two neighbouring words, neither of them the first or the last, have changed
+    places. No sentence comes twice, in whichever form. Sentences have at least four words. Raises UserError for an
+    unknown language and for n below 1.
+    """
+    _check(n, (language,))
+    rng, rows, seen = random.Random(f"acceptability {seed}"), [], set()
+    while len(rows) < n:
+        words = finished(VOICES[language].sentence(draw(SENTENCE, rng))).split()
+        key, place = " ".join(words), rng.randrange(1, max(2, len(words) - 2))
+        if len(words) < 4 or key in seen or words[place] == words[place + 1]:
+            continue
+        seen.add(key)
+        label = int(rng.random() < 0.5) if len(rows) % 2 == 0 else 1 - rows[-1]["label"]
+        if not label:
+            words[place], words[place + 1] = words[place + 1], words[place]
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
 def masked_distribution(words: Sequence[str], position: int, language: str = "en") -> dict[str, float]:
     """The exact P(word | all other words) under the grammar of `translations` in one language.
 

@@ -37,6 +37,7 @@ class Method:
 
     name = "baseline"
     passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
+    teacher: nn.Module | None = None  # a fixed network to learn from, set before training; not saved with the run
 
     def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
         nll_formula(torch.zeros(0, dtype=torch.long), 2, epsilon, convention)  # refuses what it cannot compute

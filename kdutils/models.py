@@ -10,6 +10,8 @@ that are to be compared must draw their dropout independently.
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -26,6 +28,7 @@ from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -130,14 +133,24 @@ def pretrained(
         ) from error
 
 
+def fitting(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> PreTrainedTokenizerBase:
+    """The tokenizer without the inputs that the model does not take, such as the segments that DistilBERT dropped."""
+    taken = inspect.signature(model.forward).parameters
+    fitted = copy.copy(tokenizer)
+    fitted.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
+    return fitted
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No bars of transformers for the reading and writing of small files; they would stay in notebooks."""
-    enabled = transformers_logging.is_progress_bar_enabled()
+    """No bars of transformers for small files, no report of the heads that a new task adds and drops."""
+    enabled, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         if enabled:
             transformers_logging.enable_progress_bar()
 
@@ -198,6 +211,37 @@ def counted_logits(model: nn.Module, batch: dict[str, Tensor], copies: int = 1) 
         with only_at(model, positions):
             logits = model(**inputs).logits
     return logits.reshape(copies, -1, logits.shape[-1]) if copies > 1 else logits
+
+
+def features_at(
+    model: nn.Module, batch: dict[str, Tensor], positions: Tensor, hidden_positions: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(features, hidden): what the output projection of an encoder is given, and its last hidden states.
+
+    features (N, width) at flat `positions` of (B, S), hidden (M, width) at `hidden_positions`, or at the same ones.
+    The projection onto the vocabulary itself is not computed: it is asked for no position at all.
+    """
+    plain, caught = model.module if hasattr(model, "module") else model, {}
+
+    def pick(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        flat = inputs[0].reshape(-1, inputs[0].shape[-1])
+        caught["features"] = flat[positions]
+        return (flat[:0],)
+
+    def keep(_module: nn.Module, _inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        wanted = positions if hidden_positions is None else hidden_positions
+        caught["hidden"] = output[0].reshape(-1, output[0].shape[-1])[wanted]
+
+    handles = [
+        plain.get_output_embeddings().register_forward_pre_hook(pick),
+        plain.base_model.register_forward_hook(keep),
+    ]
+    try:
+        model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught["features"], caught["hidden"]
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -151,13 +151,35 @@ def classification_examples(rows: Sequence[dict], tokenizer: PreTrainedTokenizer
     return _examples(examples, over, len(rows), max_length, "truncated")
 
 
-def masked_lm_examples(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
-    """Texts become {"input_ids"} with the tokenizer's special tokens around them, cut to `max_length` ids.
+def masked_lm_examples(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: str = "truncate"
+) -> Examples:
+    """Texts become {"input_ids"} with the tokenizer's special tokens around them, of at most `max_length` ids.
 
-    Nothing is masked here: `collate_masked_lm` draws new positions for every batch of every epoch.
+    A longer text is cut ("truncate"), or becomes as many pieces as it needs, each with its own special tokens
+    ("split": nothing is lost). Nothing is masked here: `collate_masked_lm` draws new positions for every batch.
     """
-    fields, over = _encoded(tokenizer, list(texts), None, max_length)
-    return _examples([{"input_ids": ids} for ids in fields["input_ids"]], over, len(texts), max_length, "truncated")
+    if too_long not in ("truncate", "split"):
+        raise unknown("way with texts that are too long", too_long, ("truncate", "split"))
+    if too_long == "truncate":
+        fields, over = _encoded(tokenizer, list(texts), None, max_length)
+        return _examples([{"input_ids": ids} for ids in fields["input_ids"]], over, len(texts), max_length, "truncated")
+    _check_room(max_length, tokenizer.num_special_tokens_to_add())
+    plain = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    over = [i for i, ids in enumerate(plain) if len(ids) > max_length]
+    pieces = {i: _pieces(plain[i], room, tokenizer) for i in over}
+    examples = [{"input_ids": ids} for i, whole in enumerate(plain) for ids in pieces.get(i, [whole])]
+    return _examples(examples, len(over), len(texts), max_length, "split")
+
+
+def _pieces(ids: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """A text's ids cut into pieces of `room`, each between the special tokens that the whole text stood between."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+    start = next(i for i, token in enumerate(ids) if token not in special)
+    end = len(ids) - next(i for i, token in enumerate(reversed(ids)) if token not in special)
+    inner = ids[start:end]
+    return [ids[:start] + inner[i : i + room] + ids[end:] for i in range(0, len(inner), room)]
 
 
 def source_ids(sentences: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:

@@ -37,7 +37,7 @@ SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
 class Recipe:
     """How a model is trained, whatever the method: the optimiser, its schedule, and when to look."""
 
-    updates: int = 400
+    updates: int = 400  # 0: the model is taken as it is
     learning_rate: float = 3e-3
     warmup: int = 40  # updates
     schedule: str = "inverse_sqrt"  # one of SCHEDULES
@@ -59,10 +59,10 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         choose_precision("cpu", self.precision)
-        for name in ("updates", "accumulation", "eval_every", "log_every", "checkpoint_every"):
+        for name in ("accumulation", "eval_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("learning_rate", "warmup", "weight_decay", "clip", "patience"):
+        for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience"):
             if not getattr(self, name) >= 0:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must not be negative.")
 
@@ -148,6 +148,8 @@ class _Loop:
 
     def _prepare(self, model: nn.Module) -> None:
         self.plain = model.to(self.accelerator.device)
+        if self.method.teacher is not None:
+            self.method.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         self.method.attach(self.plain)
         extras = self.method.modules()
         modules = (model, *(extra.to(self.accelerator.device) for extra in extras.values()))
@@ -169,6 +171,8 @@ class _Loop:
 
     def run(self, until: float | None) -> Fitted:
         recipe, started = self.recipe, time.monotonic() - self.at.seconds
+        if recipe.updates == 0:
+            return self._as_it_is()
         self.plain.train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
             while self.at.update < recipe.updates and not self._patience_is_over():
@@ -189,6 +193,13 @@ class _Loop:
         if self.at.best and self.folder:
             load_weights(self.plain, self.folder / self.at.best["file"])
         return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
+
+    def _as_it_is(self) -> Fitted:
+        """Nothing is trained: a finished network takes part in a comparison, and is looked at once."""
+        scores = self.scores() if self.evaluate else {}
+        self.history = [{"update": 0, "epoch": 0, "kind": "eval", **scores, "seconds": 0.0}] if scores else []
+        self._rewrite_history() if self.folder else None
+        return Fitted(self.history, {"update": 0, **scores} if scores else {}, 0, 0.0, 0)
 
     def _update(self) -> None:
         """One optimiser step over `accumulation` batches."""

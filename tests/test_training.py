@@ -164,7 +164,7 @@ def test_fp16_without_a_gpu_trains_or_is_one_sentence():
     [
         ({"schedule": "linaer"}, "Did you mean 'linear'"),
         ({"precision": "fp8"}, "no precision 'fp8'"),
-        ({"updates": 0}, "updates is 0"),
+        ({"updates": -1}, "updates is -1"),
         ({"accumulation": 0}, "accumulation is 0"),
         ({"eval_every": 0}, "eval_every is 0"),
         ({"log_every": -1}, "log_every is -1"),
