@@ -38,7 +38,7 @@ SETTINGS = (
         "downstream", ["demo:acceptability"], GLUE, ALL_OF_GLUE,
         "classification tasks of the exam, each named as `data` is",
     ),
-    Setting("downstream_rows", 400, 0, 0, "training rows a task; 0: all"),
+    Setting("downstream_rows", 400, 3000, 0, "training rows a task; 0: all"),
     Setting("downstream_test_rows", 600, 0, 0, "test rows a task; 0: all"),
     Setting("downstream_epochs", 4, 3, 3, "epochs of a fine-tuning"),
     Setting("downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay"),

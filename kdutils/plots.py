@@ -77,6 +77,8 @@ UNITS = {
     "nll": "negative log-likelihood (nats)",
     "kl": "KL divergence (nats)",
     "perplexity": "perplexity",
+    "macro": "score (points)",
+    "latency_ms": "time for one text (ms)",
     "minutes": "time (minutes)",
     "seconds": "time (seconds)",
     "peak_memory_mb": "peak memory (MB)",

@@ -12,9 +12,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import BertConfig, DistilBertConfig, DistilBertForMaskedLM, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertModel,
+    PreTrainedModel,
+)
 
 from kdutils.errors import UserError
+from kdutils.models import parameter_count
 
 
 def layers_to_take(teacher_layers: int, student_layers: int) -> list[int]:
@@ -32,8 +40,7 @@ def layers_to_take(teacher_layers: int, student_layers: int) -> list[int]:
 def student_config(teacher: BertConfig, layers: int, width: int = 0, feedforward: int = 0) -> DistilBertConfig:
     """The configuration of a DistilBERT under a BERT teacher; 0 means the teacher's own width and feed-forward size.
 
-    As in the official training configurations the position table is sinusoidal, which also means that it is never
-    trained, whatever is copied into it. Raises UserError for a teacher that is not a BERT.
+    As in the official training configurations the position table starts as sinusoids. Raises UserError for a teacher that is not a BERT.
     """
     if teacher.model_type != "bert":
         raise UserError(f"A DistilBERT learns from a BERT, not from a model of type '{teacher.model_type}'.")
@@ -47,6 +54,13 @@ def student_config(teacher: BertConfig, layers: int, width: int = 0, feedforward
         attention_dropout=teacher.attention_probs_dropout_prob, activation=teacher.hidden_act,
         pad_token_id=teacher.pad_token_id,
     )  # fmt: skip
+
+
+def published_sizes() -> tuple[int, int]:
+    """Parameters of DistilBERT and of BERT-base with its pooler, encoders without heads, at the published shapes."""
+    shape = BertConfig()
+    with torch.device("meta"):  # counted without memory
+        return parameter_count(DistilBertModel(student_config(shape, 6))), parameter_count(BertModel(shape))
 
 
 # our names of a layer's parts, in the teacher and in the student

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kdutils.errors import UserError, unknown
@@ -54,7 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, task: str = "classifi
         tokenizer_object=backend,
         clean_up_tokenization_spaces=False,  # decode must not move punctuation
         model_input_names=["input_ids", "attention_mask"],
-        **dict(zip(names, SPECIALS, strict=True)),
+        **{**dict(zip(names, SPECIALS, strict=True)), "mask_token": _mask_token()},
     )
 
 
@@ -67,8 +67,9 @@ def _byte_pairs(texts: list[str], vocab_size: int) -> Tokenizer:
     )
     backend.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
-        vocab_size=max(vocab_size, 0), min_frequency=2, special_tokens=list(SPECIALS), show_progress=False
-    )
+        vocab_size=max(vocab_size, 0), min_frequency=2, special_tokens=[*SPECIALS[:MASK], _mask_token()],
+        show_progress=False,
+    )  # fmt: skip
     backend.train_from_iterator(texts, trainer, length=len(texts))
     if backend.get_vocab_size() > vocab_size:  # the trainer keeps every character, whatever it was allowed
         raise UserError(
@@ -76,6 +77,11 @@ def _byte_pairs(texts: list[str], vocab_size: int) -> Tokenizer:
             f"tokens alone need {backend.get_vocab_size()}, so choose a larger vocab_size."
         )
     return backend
+
+
+def _mask_token() -> AddedToken:
+    """The space before a mask belongs to it: the word that will take its place brings its own."""
+    return AddedToken(SPECIALS[MASK], lstrip=True, special=True)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
