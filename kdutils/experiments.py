@@ -147,7 +147,8 @@ def run(
     on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds,
     arms or settings before anything is written, Paused when the time is over.
     """
-    chosen = [experiment.arm(name) for name in arms] if arms else list(experiment.arms)
+    wanted = [experiment.arm(name).name for name in arms] if arms else [arm.name for arm in experiment.arms]
+    chosen = [arm for arm in experiment.arms if arm.name in wanted]  # in their order: one may build on another
     if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
         raise UserError("The task was made from other settings: make it from these, or leave it out.")
     until = time.monotonic() + 60 * max_minutes if max_minutes else None
@@ -233,7 +234,7 @@ def _export(model: PreTrainedModel, task: Task, place: Path) -> None:
     """The trained model and its tokenizer, as plain transformers load them."""
     with writing(place), models.quiet():
         model.save_pretrained(place / "model")
-    save_tokenizer(models.fitting(task.tokenizer, model), place / "model")
+    save_tokenizer(task.tokenizer, place / "model")
 
 
 def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:

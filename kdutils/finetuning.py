@@ -50,6 +50,8 @@ SETTINGS = (
 # the score that a task is known by; accuracy for the others
 MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
 
+TEST_SPLITS = {"mnli": "validation_matched"}  # where the hub has several, or none with labels
+
 MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune
 
 
@@ -71,6 +73,18 @@ def _corpus(data: str, language: str, rows: tuple, test_split: str, seed: int, m
         data, "classification", language=language, rows=dict(rows), test_split=test_split, seed=seed,
         max_words=max_words,
     )  # fmt: skip
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError for an exam that cannot be held: no task, or two of one name."""
+    names = [task_name(source) for source in settings.downstream]
+    if not names:
+        raise UserError("downstream is empty: name at least one classification task for the exam.")
+    if len(set(names)) < len(names):
+        raise UserError(f"Two tasks of the exam are called alike ({', '.join(names)}): rename one of the folders.")
+    for name in ("downstream_epochs", "downstream_batch", "downstream_seeds"):
+        if settings[name] < 1:
+            raise UserError(f"{name} is {settings[name]}: it must be at least 1.")
 
 
 def examine(
@@ -122,7 +136,8 @@ def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
     """A downstream task with the tokenizer of a model."""
     s, sharers = settings, max(1, PartialState().num_processes)
     changes: dict[str, Any] = {
-        "data": str(source), "model": str(model), "language": s.language, "max_words": s.max_words,
+        "data": str(source), "model": str(model), "test_split": TEST_SPLITS.get(task_name(source), "test"),
+        "language": s.language, "max_words": s.max_words,
         "train_rows": s.downstream_rows,
         "validation_rows": s.downstream_test_rows, "test_rows": s.downstream_test_rows, "data_seed": s.data_seed,
         "max_length": s.downstream_max_length, "dropout": s.downstream_dropout, "label_smoothing": 0.0,
@@ -145,6 +160,7 @@ def _finetune(
         recipe = task.recipe(
             updates=updates, warmup=updates // 10, eval_every=max(1, updates // settings.downstream_epochs),
             log_every=max(1, updates // 10), checkpoint_every=max(1, updates // 2), patience=0,
+            monitor=MEASURES.get(task_name(source), ("accuracy",))[0],
         )  # fmt: skip
         start = int(digest(seed, number)[:7], 16)
         with seeded(start):
@@ -168,7 +184,7 @@ def _keep(task: Classification, classifier: nn.Module, place: Path, keep: bool) 
     if keep:
         with writing(place), models.quiet():
             classifier.save_pretrained(place / "model")
-        save_tokenizer(models.fitting(task.tokenizer, classifier), place / "model")
+        save_tokenizer(task.tokenizer, place / "model")
     write_json(place / "result.json", {"metrics": metrics, "data": task.facts()})
     Checkpoints(place / "checkpoints").clear()
     for weights in place.glob("best-*.safetensors"):

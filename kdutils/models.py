@@ -10,8 +10,6 @@ that are to be compared must draw their dropout independently.
 from __future__ import annotations
 
 import contextlib
-import copy
-import inspect
 from collections.abc import Iterator
 
 import torch
@@ -28,7 +26,6 @@ from transformers import (
     M2M100Config,
     M2M100ForConditionalGeneration,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -131,14 +128,6 @@ def pretrained(
         raise UserError(
             f"The model '{name}' could not be loaded ({first}): check its name, or fetch it once with a network."
         ) from error
-
-
-def fitting(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> PreTrainedTokenizerBase:
-    """The tokenizer without the inputs that the model does not take, such as the segments that DistilBERT dropped."""
-    taken = inspect.signature(model.forward).parameters
-    fitted = copy.copy(tokenizer)
-    fitted.model_input_names = [name for name in tokenizer.model_input_names if name in taken]
-    return fitted
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def projected_losses(
     Only `total` has a gradient: into hidden and the head, never into the teacher. Computed in float32 at least; under
     autocast the matrix products take its precision. Raises UserError on shapes that do not match.
     """
-    _check(hidden, head, teacher_hidden, teacher_head, targets, soft, temperature)
+    _check(hidden, head, teacher_hidden, teacher_head, targets, soft, hard, temperature)
     teacher = (None, None, None)
     if soft:
         teacher = (teacher_hidden.detach(), teacher_head.weight.detach(), _detached(teacher_head.bias))
@@ -80,9 +80,9 @@ class _Projected(torch.autograd.Function):
                 grad.mul_(unit)
         ctx.save_for_backward(*grads)
         ctx.types = [one.dtype if one is not None else None for one in (hidden, weight, bias)]
-        total = soft * sums[0] + hard * sums[1]
-        ctx.mark_non_differentiable(sums)
-        return total, *sums.clone().unbind()
+        parts = (sums[0].clone(), sums[1].clone())
+        ctx.mark_non_differentiable(*parts)
+        return soft * sums[0] + hard * sums[1], *parts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -119,13 +119,21 @@ def _add_products(grads: list[Tensor | None], some: slice, slope: Tensor, inputs
     narrow = slope.to(matrix.dtype)
     if to_hidden is not None:
         to_hidden[some] = narrow @ matrix
-    if to_weight is not None:
-        if to_weight.dtype == narrow.dtype:
-            to_weight.addmm_(narrow.T, inputs)
-        else:
-            to_weight += narrow.T @ inputs
+    if to_weight is not None and to_weight.dtype == narrow.dtype:
+        to_weight.addmm_(narrow.T, inputs)
+    elif to_weight is not None:
+        shrink = _room(slope, inputs)
+        to_weight += ((slope * shrink).to(matrix.dtype).T @ inputs).to(to_weight.dtype) / shrink
     if to_bias is not None:
         to_bias += slope.sum(0)
+
+
+def _room(slope: Tensor, inputs: Tensor) -> Tensor | float:
+    """What a product over all rows must be shrunk by so that float16, which ends at 65,504, can hold it."""
+    if inputs.dtype != torch.float16:
+        return 1.0
+    most = slope.abs().sum(0).max() * inputs.abs().max().to(slope.dtype)
+    return (2.0**14 / most).clamp(max=1.0)
 
 
 def _affine(inputs: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -146,18 +154,28 @@ def _detached(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach()
 
 
-def _check(hidden, head, teacher_hidden, teacher_head, targets, soft: float, temperature: float) -> None:
+def _check(hidden, head, teacher_hidden, teacher_head, targets, soft: float, hard: float, temperature: float) -> None:
     if not temperature > 0:
         raise UserError(f"The temperature is {temperature}: it must be above 0.")
     if hidden.ndim != 2 or targets.shape != hidden.shape[:1]:
         shapes = f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
         raise UserError(f"The loss needs hidden states (N, width) and targets (N,), not {shapes}.")
+    _check_width("hidden states", hidden, head)
+    if hard and targets.device.type == "cpu" and len(targets) and int(targets.max()) >= len(head.weight):
+        raise UserError(f"The vocabulary has {len(head.weight):,} words, but a target is {int(targets.max())}.")
     if not soft:
         return
     if teacher_hidden is None or teacher_head is None:
         raise UserError("Soft targets need a teacher: give its hidden states and its output projection.")
+    _check_width("teacher's hidden states", teacher_hidden, teacher_head)
     if len(teacher_hidden) != len(hidden):
         raise UserError(f"The teacher has {len(teacher_hidden)} positions, the student {len(hidden)}: give the same.")
     if len(teacher_head.weight) != len(head.weight):
         sizes = f"{len(teacher_head.weight):,} words, the student's {len(head.weight):,}"
         raise UserError(f"The teacher's vocabulary has {sizes}: distillation needs one and the same tokenizer.")
+
+
+def _check_width(what: str, hidden: Tensor, head: nn.Linear) -> None:
+    if hidden.ndim != 2 or hidden.shape[1] != head.weight.shape[1]:
+        wanted = f"(N, {head.weight.shape[1]})"
+        raise UserError(f"The {what} have the shape {tuple(hidden.shape)}, their output projection wants {wanted}.")

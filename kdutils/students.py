@@ -40,7 +40,8 @@ def layers_to_take(teacher_layers: int, student_layers: int) -> list[int]:
 def student_config(teacher: BertConfig, layers: int, width: int = 0, feedforward: int = 0) -> DistilBertConfig:
     """The configuration of a DistilBERT under a BERT teacher; 0 means the teacher's own width and feed-forward size.
 
-    As in the official training configurations the position table starts as sinusoids. Raises UserError for a teacher that is not a BERT.
+    As in the official training configurations the position table starts as sinusoids. Raises UserError for a teacher
+    that is not a BERT.
     """
     if teacher.model_type != "bert":
         raise UserError(f"A DistilBERT learns from a BERT, not from a model of type '{teacher.model_type}'.")

@@ -14,7 +14,6 @@ import pandas as pd
 from kdutils import claims
 from kdutils.settings import Settings, Table
 
-
 HEADLINES = ("test_bleu", "exam_macro", "test_accuracy")  # the first of these that a run has stands for it
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from kdutils import models
 from kdutils.checkpoints import Checkpoints, seeded, writing
-from kdutils.experiments import main_process
+from kdutils.experiments import main_process, threads
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
 from kdutils.provenance import provenance
@@ -72,7 +72,7 @@ def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
         eval_every=max(1, updates // 10), checkpoint_every=max(1, updates // 10), patience=0,
     )  # fmt: skip
     model = task.model(s.teacher_seed)
-    with seeded(s.teacher_seed):
+    with seeded(s.teacher_seed), threads(s.threads):
         fitted = fit(
             model, Method(), task.plain_batches(s.teacher_seed), recipe,
             evaluate=lambda current: {**task.validate(current), **task.truth(current, "validation")},

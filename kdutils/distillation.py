@@ -1,0 +1,69 @@
+"""What a student learns from a teacher besides labels: softened probabilities, the direction of hidden states.
+
+>>> soft_target_loss(student_logits, teacher_logits, temperature=2.0)
+>>> cosine_loss(student_hidden, teacher_hidden, mask)
+
+No gradient reaches the teacher. Masks and reductions are those of `kdutils.divergences`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdutils.divergences import kl_divergence
+from kdutils.errors import UserError
+
+
+def soft_target_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 2.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """L_ce: T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)), a position.
+
+    Logits (..., V), mask (...). The paper prints sum t log s, without the minus sign; the official code computes this
+    (`distiller.py`, 411 to 417). It differs from the cross-entropy -sum t log s by the entropy of the teacher, which
+    has no gradient. T^2, not in the paper either, keeps the gradient's size as T grows. No gradient reaches the
+    teacher. Raises UserError for a temperature that is not above 0.
+    """
+    check_temperature(temperature)
+    exact = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32)
+    student, teacher = (z.to(exact) / temperature for z in (student_logits, teacher_logits.detach()))
+    return temperature**2 * kl_divergence(teacher, student, mask, reduction)
+
+
+def cosine_loss(
+    student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """L_cos: 1 - cos(h_student, h_teacher), a position; hidden states (..., width), mask (...).
+
+    The code takes the last layer at all positions that are not padding (`distiller.py`, 435 to 448). Positions that
+    the mask excludes may hold anything. Computed in float32 at least. No gradient reaches the teacher.
+    """
+    if student_hidden.shape != teacher_hidden.shape:
+        shapes = f"{tuple(student_hidden.shape)} and {tuple(teacher_hidden.shape)}"
+        raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
+    if mask is not None and mask.shape != student_hidden.shape[:-1]:
+        shapes = f"{tuple(mask.shape)}, the positions have {tuple(student_hidden.shape[:-1])}"
+        raise UserError(f"The mask has shape {shapes}.")
+    exact = torch.promote_types(student_hidden.dtype, torch.float32)
+    counted = torch.ones(student_hidden.shape[:-1], dtype=torch.bool) if mask is None else mask.bool()
+    counted = counted.to(student_hidden.device)
+    apart = 1.0 - F.cosine_similarity(
+        student_hidden[counted].to(exact), teacher_hidden[counted].detach().to(exact), dim=-1
+    )
+    if reduction == "none":
+        return torch.zeros(counted.shape, dtype=exact, device=apart.device).masked_scatter(counted, apart)
+    if reduction not in ("mean", "sum"):
+        raise UserError(f"There is no reduction '{reduction}'. Known: mean, sum, none.")
+    return apart.sum() / (max(len(apart), 1) if reduction == "mean" else 1)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises UserError unless a temperature is above 0."""
+    if not temperature > 0:
+        raise UserError(f"The temperature is {temperature}: it must be above 0.")
