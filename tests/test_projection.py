@@ -335,6 +335,14 @@ def test_a_model_in_low_precision_gets_sums_in_float32(dtype):
     assert_about(gradients, slopes, ROUNDING[dtype])
 
 
+@each_precision
+def test_logits_in_low_precision_are_compared_in_float32(dtype):
+    p, eye = pair(9), nn.Linear(WIDTH, WIDTH, bias=False)
+    nn.init.eye_(eye.weight)
+    p = Pair(p.hidden, eye, -p.hidden.flip(0), eye, p.targets.clamp(max=WIDTH - 1)).to(dtype)
+    assert_same(ours(p, **BOTH)[0], [one.float() for one in ours(p.to(torch.float64), **BOTH)[0]], 1e-6, 1e-6)
+
+
 def test_a_teacher_in_another_precision_is_fitted_in():
     p = pair().to(torch.float32)
     wide = pair()
@@ -342,12 +350,14 @@ def test_a_teacher_in_another_precision_is_fitted_in():
     assert_same(sum(ours(mixed, **BOTH), []), sum(ours(p, **BOTH), []), 1e-5, 1e-6)
 
 
-def test_many_positions_with_one_target_stay_finite_in_float16():
+def test_the_sum_over_many_positions_has_room_in_float16():
     p = pair(20_000, 4).to(torch.float32)
     p = replace(p, hidden=p.hidden.abs() + 8, targets=torch.full((20_000,), 3))
+    nowhere = replace(p, targets=torch.full((20_000,), -100))
     with torch.autocast("cpu", dtype=torch.float16):
-        _, gradients = ours(p, hard=1 / 20_000)
-    assert all(one.isfinite().all() for one in gradients)
+        found, nothing = ours(p, hard=1 / 20_000)[1], ours(nowhere, hard=1 / 20_000)[1]
+    assert_about(found, ours(p, hard=1 / 20_000)[1], ROUNDING[torch.float16])
+    assert_same(nothing, [0 * one for one in found], 0, 0)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
@@ -397,7 +407,7 @@ def test_no_tensor_of_all_logits_is_ever_made(autocast, monkeypatch):
 # ---------------------------------------------------------------- refusals
 
 REFUSED = {
-    "three dimensions": lambda p: {"hidden": p.hidden[None], "targets": p.targets[None]},
+    "three dimensions": lambda p: {"hidden": p.hidden[:, None]},
     "one dimension": lambda p: {"hidden": p.hidden[0], "targets": p.targets[0]},
     "too few targets": lambda p: {"targets": p.targets[:-1]},
     "targets in two dimensions": lambda p: {"targets": p.targets[:, None]},
@@ -407,7 +417,7 @@ REFUSED = {
     "another vocabulary": lambda p: {"their_head": pair(words=WORDS + 1).their_head},
     "another width": lambda p: {"hidden": p.hidden[:, 1:]},
     "another width of the teacher": lambda p: {"theirs": p.theirs[:, 1:]},
-    "three dimensions of the teacher": lambda p: {"theirs": p.theirs[..., None]},
+    "three dimensions of the teacher": lambda p: {"theirs": p.theirs[:, None]},
     "a target outside the vocabulary": lambda p: {"targets": p.targets.clamp(min=WORDS)},
 }
 

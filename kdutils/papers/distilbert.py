@@ -138,9 +138,8 @@ class TripleLoss(Method):
         """(features, hidden states, output projection) of the teacher; nothing where no term asks for it."""
         if not self.weights[0] and not self.weights[2]:
             return None, None, None
-        if self.teacher is None:
-            raise UserError("The triple loss needs a teacher: set Method.teacher before training.")
-        return *features_at(self.teacher, batch, projected, tokens), self.teacher.get_output_embeddings()
+        teacher = given(self.teacher)
+        return *features_at(teacher, batch, projected, tokens), teacher.get_output_embeddings()
 
 
 class SecondDistillation(Method):
@@ -162,11 +161,20 @@ class SecondDistillation(Method):
         self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
     ) -> dict[str, Tensor]:
         logits = counted_logits(model, batch)
-        with torch.no_grad():
-            theirs = counted_logits(self.teacher, batch)
-        soft = soft_target_loss(logits, theirs, self.temperature, reduction="sum") / counts["targets"]
         hard = label_smoothed_nll(logits, batch["targets"], reduction="sum") / counts["targets"]
+        if not self.alpha_ce:
+            return {"loss": self.alpha_task * hard, "nll": hard}
+        with torch.no_grad():
+            theirs = counted_logits(given(self.teacher), batch)
+        soft = soft_target_loss(logits, theirs, self.temperature, reduction="sum") / counts["targets"]
         return {"loss": self.alpha_ce * soft + self.alpha_task * hard, "soft": soft, "nll": hard}
+
+
+def given(teacher: nn.Module | None) -> nn.Module:
+    """The teacher. Raises UserError when a method was made without one."""
+    if teacher is None:
+        raise UserError("Distillation needs a teacher: set Method.teacher before training.")
+    return teacher
 
 
 def _checked_weights(weights: Sequence[float]) -> tuple[float, float, float]:
@@ -401,11 +409,11 @@ CLAIMS = (
           unit="points", published=3.69),
     Claim("D5", "The student keeps at least 96 % of its teacher's score.", ratio("exam_macro", "distilbert", "teacher"),
           bound=0.96, better=">=", paper="0.969 of v4's printed scores (v1: 0.990); the text says 97 %",
-          source="Table 1", unit="of the score", published=0.969,
+          source="Table 1", unit="ratio", published=0.969,
           scale="one small task and a student of two layers: read the ratio, not the mark"),
     Claim("D6", "At the published shapes the student has 0.60 of BERT-base's parameters.", shape_ratio, bound=0.6,
           kind="exact", tolerance=0.01, paper="66 of 110 million", source="size and speed table",
-          unit="of the parameters"),
+          unit="ratio"),
     Claim("D7", "On a CPU, one text at a time, the teacher takes at least 1.5 times as long.",
           ratio("latency_ms", "teacher", "distilbert"), bound=1.5, better=">=", published=1.63,
           paper="668 s against 410 s: 1.63", source="size and speed table", unit="times",
@@ -416,7 +424,7 @@ CLAIMS = (
           scale="sentence classification here, question answering there"),
     Claim("D9", "The triple loss beats the masked LM alone from the same start, at the same number of updates.",
           beats("distilbert", "baseline"), paper="not in the paper; a consistent drop, except for QNLI or QQP",
-          source="V. Sanh, huggingface/transformers issue 1180, of an earlier loss without the cosine", unit="points"),
+          source="V. Sanh, issue 1180 of transformers; an earlier loss, without the cosine", unit="points"),
     Claim("D9c", "It also does so at the same compute: the masked LM alone has more updates.",
           beats("distilbert", "baseline_compute"), paper="not in the paper", unit="points"),
     Claim("D10", "At equal parameters in the layers, fewer and wider ones are faster: latency rises with their number.",
