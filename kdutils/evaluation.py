@@ -215,10 +215,11 @@ def dropout_scores(model: nn.Module, batches: Iterable[Batch], passes: int = 2, 
 def latency_ms(model: PreTrainedModel, tokens: int = 32, repeats: int = 15) -> float:
     """Median milliseconds of one forward pass of the encoder over one text of `tokens`, on the CPU, dropout off.
 
+    A model with fewer positions gets a text that fills them.
     Wall-clock time: the one number of this module that another run will not give again.
     """
     encoder, device = model.base_model, model.device
-    ids = torch.full((1, tokens), 5)
+    ids = torch.full((1, min(tokens, _positions(model))), 5)
     seconds = []
     with mode(encoder, training=False):
         encoder.to("cpu")

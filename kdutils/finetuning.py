@@ -17,7 +17,7 @@ from typing import Any
 
 from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from kdutils import models
 from kdutils.checkpoints import Checkpoints, seeded, writing
@@ -52,6 +52,8 @@ MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy
 
 TEST_SPLITS = {"mnli": "validation_matched"}  # where the hub has several, or none with labels
 
+SHORTEST = 8  # tokens: less than that is no text
+
 MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune
 
 
@@ -63,8 +65,13 @@ class Exam(Classification):
     )
 
     def _load(self) -> Corpus:
-        s = self.settings
-        return _corpus(s.data, s.language, tuple(self._rows().items()), s.test_split, s.data_seed, s.max_words)
+        return self.load(self.settings)
+
+    @classmethod
+    def load(cls, s: Settings) -> Corpus:
+        """The corpus of a task."""
+        rows = {split: n for split in ("train", "validation", "test") if (n := s[f"{split}_rows"])}
+        return _corpus(s.data, s.language, tuple(rows.items()), s.test_split, s.data_seed, s.max_words)
 
 
 @functools.lru_cache(maxsize=8)  # every arm and every seed sits the same exam
@@ -76,7 +83,7 @@ def _corpus(data: str, language: str, rows: tuple, test_split: str, seed: int, m
 
 
 def check(settings: Settings) -> None:
-    """Raises UserError for an exam that cannot be held: no task, or two of one name."""
+    """Raises UserError for an exam that cannot be held: no task, two of one name, a corpus that cannot be read."""
     names = [task_name(source) for source in settings.downstream]
     if not names:
         raise UserError("downstream is empty: name at least one classification task for the exam.")
@@ -85,6 +92,10 @@ def check(settings: Settings) -> None:
     for name in ("downstream_epochs", "downstream_batch", "downstream_seeds"):
         if settings[name] < 1:
             raise UserError(f"{name} is {settings[name]}: it must be at least 1.")
+    if not settings.downstream_learning_rate >= 0 or settings.downstream_max_length < SHORTEST:
+        raise UserError(f"The exam needs a learning rate of at least 0 and a max_length of at least {SHORTEST}.")
+    for source in settings.downstream:
+        Exam.load(exam_settings("", source, settings))
 
 
 def examine(
@@ -133,7 +144,15 @@ def task_name(source: str) -> str:
 
 
 def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
-    """A downstream task with the tokenizer of a model."""
+    """A downstream task with the tokenizer of a model; texts are cut to what the model has positions for."""
+    chosen = exam_settings(model, source, settings)
+    with models.quiet():
+        positions = getattr(AutoConfig.from_pretrained(str(model)), "max_position_embeddings", chosen.max_length)
+    return Exam(chosen.changed(max_length=min(chosen.max_length, positions)))
+
+
+def exam_settings(model: str | Path, source: str, settings: Settings) -> Settings:
+    """The settings of a downstream task, from those of the experiment."""
     s, sharers = settings, max(1, PartialState().num_processes)
     changes: dict[str, Any] = {
         "data": str(source), "model": str(model), "test_split": TEST_SPLITS.get(task_name(source), "test"),
@@ -145,7 +164,7 @@ def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
         "learning_rate": s.downstream_learning_rate, "schedule": "linear", "threads": s.threads,
         "precision": s.precision,
     }  # fmt: skip
-    return Exam(Exam.settings_table.resolve(s.preset, changes))
+    return Exam.settings_table.resolve(s.preset, changes)
 
 
 def _finetune(

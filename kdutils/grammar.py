@@ -70,15 +70,20 @@ def acceptability(n: int, seed: int = 0, language: str = "en") -> list[dict]:
     """n rows {"text": str, "label": 1 a sentence of the language, 0 not}, as many of either (to within one).
 
     What is not a sentence is one in which two neighbouring words, neither of them the first or the last, have changed
-    places. No sentence comes twice, in whichever form. Sentences have at least four words. Raises UserError for an
-    unknown language and for n below 1.
+    places (not two German names, which may do so). No sentence comes twice, in whichever form. Sentences have at
+    least four words. Raises UserError for an unknown language, for Korean, whose phrases may change places, and for
+    n below 1.
     """
     _check(n, (language,))
+    if language == "ko":
+        raise UserError("The order of Korean phrases is free: for acceptability choose en, de, fr or es.")
     rng, rows, seen = random.Random(f"acceptability {seed}"), [], set()
     while len(rows) < n:
         words = finished(VOICES[language].sentence(draw(SENTENCE, rng))).split()
         key, place = " ".join(words), rng.randrange(1, max(2, len(words) - 2))
         if len(words) < 4 or key in seen or words[place] == words[place + 1]:
+            continue
+        if language == "de" and words[place][0].isupper() and words[place + 1][0].isupper():
             continue
         seen.add(key)
         label = int(rng.random() < 0.5) if len(rows) % 2 == 0 else 1 - rows[-1]["label"]

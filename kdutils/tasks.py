@@ -324,7 +324,8 @@ class MaskedLM(Task):
             return {}
         if split not in self._questions:
             rows = self.corpus.splits[split]
-            self._questions[split] = questions(rows, self.tokenizer, self.settings.language, QUESTIONS)
+            language, longest = self.settings.language, self.settings.max_length
+            self._questions[split] = questions(rows, self.tokenizer, language, QUESTIONS, longest=longest)
         return truth_scores(model, self._questions[split])
 
     def _load(self) -> Corpus:

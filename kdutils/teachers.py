@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from kdutils import models
 from kdutils.checkpoints import Checkpoints, seeded, writing
-from kdutils.experiments import main_process, threads
+from kdutils.experiments import checked_seeds, main_process, threads
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
 from kdutils.provenance import provenance
@@ -45,6 +45,7 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
     if task.settings.model:
         return task.model(0).eval()
     place = teacher_place(task, runs)
+    checked_seeds([task.settings.teacher_seed])
     if not (place / "result.json").exists():
         with exclusive(place) if main_process() else contextlib.nullcontext():
             _pretrain(task, place, until)

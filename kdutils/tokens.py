@@ -174,18 +174,17 @@ def masked_lm_examples(
     plain = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
     room = max_length - tokenizer.num_special_tokens_to_add()
     over = [i for i, ids in enumerate(plain) if len(ids) > max_length]
-    pieces = {i: _pieces(plain[i], room, tokenizer) for i in over}
+    inner = _plain_ids(tokenizer, [texts[i] for i in over])
+    pieces = {i: _pieces(plain[i], ids, room) for i, ids in zip(over, inner, strict=True)}
     examples = [{"input_ids": ids} for i, whole in enumerate(plain) for ids in pieces.get(i, [whole])]
     return _examples(examples, len(over), len(texts), max_length, "split")
 
 
-def _pieces(ids: list[int], room: int, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """A text's ids cut into pieces of `room`, each between the special tokens that the whole text stood between."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
-    start = next(i for i, token in enumerate(ids) if token not in special)
-    end = len(ids) - next(i for i, token in enumerate(reversed(ids)) if token not in special)
-    inner = ids[start:end]
-    return [ids[:start] + inner[i : i + room] + ids[end:] for i in range(0, len(inner), room)]
+def _pieces(whole: list[int], inner: list[int], room: int) -> list[list[int]]:
+    """A text's ids cut into pieces of `room`, each between the special tokens that the whole text stands between."""
+    start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
+    before, after = whole[:start], whole[start + len(inner) :]
+    return [before + inner[i : i + room] + after for i in range(0, len(inner), room)]
 
 
 def source_ids(sentences: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[int]]:

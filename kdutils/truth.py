@@ -46,12 +46,18 @@ class Question:
 
 
 def questions(
-    rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, language: str, most: int, seed: int = 0
+    rows: Sequence[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    language: str,
+    most: int,
+    seed: int = 0,
+    longest: int = 0,
 ) -> list[Question]:
     """One hidden word in each of up to `most` sentences {"text"} of the grammar, drawn at random by `seed`.
 
-    Left out are the words whose place some word could take that is not one token, since a masked LM gives a
-    probability to a token. Raises UserError when no question is left.
+    Left out are the words whose place some word could take that is not one known token, since a masked LM gives a
+    probability to a token, and sentences of more than `longest` tokens (0: none). Raises UserError when no question
+    is left.
     """
     draw, found = random.Random(seed), []
     for row in rows:
@@ -59,7 +65,7 @@ def questions(
             break
         words = row["text"].split()
         asked = _question(words, draw.randrange(len(words)), tokenizer, language)
-        found += [asked] if asked else []
+        found += [asked] if asked and (not longest or len(asked.ids) <= longest) else []
     if not found:
         raise UserError("No hidden word of these sentences has single tokens for all its answers: raise vocab_size.")
     return found
@@ -71,7 +77,7 @@ def _question(words: list[str], hidden: int, tokenizer: PreTrainedTokenizerBase,
     if len(tails) > 1:  # a comma that comes and goes with the word is a second token to guess
         return None
     encoded = {word: _ids(tokenizer, word.rstrip(".,")) for word in possible}
-    if any(len(ids) != 1 for ids in encoded.values()):
+    if any(len(ids) != 1 or ids[0] == tokenizer.unk_token_id for ids in encoded.values()):
         return None
     pieces = [_ids(tokenizer, word) for word in words]
     first, last = _ids(tokenizer, "", special=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import DistilBertForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, DistilBertForMaskedLM, PreTrainedModel
 
 from kdutils import batches, finetuning
 from kdutils.claims import Claim, paired, paired_difference, sweep_setting, trend, value
@@ -240,7 +240,7 @@ class Pretraining(MaskedLM):
         s = self.settings
         if not s.model:
             layers_to_take(s.layers, s.student_layers)
-        finetuning.check(s)
+        second(s), finetuning.check(s)
 
 
 def pretrained_teacher(trial: Trial) -> PreTrainedModel:
@@ -267,28 +267,36 @@ def taught_student(trial: Trial) -> DistilBertForMaskedLM:
     return initialise_student(pretrained_teacher(trial), student, **options)
 
 
+def teacher_shape(settings: Settings) -> tuple[int, int, int]:
+    """Layers, width and feed-forward size of the teacher: of the settings, or of the model in a folder."""
+    if not settings.model or not Path(settings.model).is_dir():
+        return settings.layers, settings.width, settings.feedforward
+    config = AutoConfig.from_pretrained(settings.model)
+    return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+
+
 def passes(settings: Settings) -> float:
     """What an update by the triple loss costs in updates of the masked LM alone, counted in matrix products.
 
     A trained network is passed three times (forward, and backward by inputs and by weights), the teacher once. The
     masked LM projects the masked positions onto the vocabulary; the soft targets need all, of student and teacher.
     """
-    s = settings
-    width, feedforward = s.student_width or s.width, s.student_feedforward or s.feedforward
+    s, (layers, size, inner) = settings, teacher_shape(settings)
+    width, feedforward = s.student_width or size, s.student_feedforward or inner
     student = s.student_layers * (4 * width**2 + 2 * width * feedforward)
-    teacher = s.layers * (4 * s.width**2 + 2 * s.width * s.feedforward)
+    teacher = layers * (4 * size**2 + 2 * size * inner)
     words = s.vocab_size or BERT_WORDS
     asked = s.mask_probability * words
     projected = asked if s.restrict_to_mask else words
-    return (3 * (student + projected * width) + teacher + projected * s.width) / (3 * (student + asked * width))
+    return (3 * (student + projected * width) + teacher + projected * size) / (3 * (student + asked * width))
 
 
 def copying(method):
     """The method of an arm that starts from its teacher's layers: refused at once where their sizes differ."""
 
     def checked(settings: Settings) -> Method:
-        sizes = (settings.student_width or settings.width, settings.student_feedforward or settings.feedforward)
-        if sizes != (settings.width, settings.feedforward):
+        _, width, inner = teacher_shape(settings)
+        if settings.student_width not in (0, width) or settings.student_feedforward not in (0, inner):
             raise UserError("A student of another width cannot start from its teacher: train the arm random_init only.")
         return method(settings)
 
@@ -300,7 +308,7 @@ def triple(**left_out: float):
 
     def method(settings: Settings) -> TripleLoss:
         s = {**settings, **left_out}
-        if s["alpha_cos"] and settings.student_width not in (0, settings.width):
+        if s["alpha_cos"] and settings.student_width not in (0, teacher_shape(settings)[1]):
             raise UserError(
                 "The cosine compares hidden states of one width: with another student_width set alpha_cos=0."
             )
@@ -308,6 +316,10 @@ def triple(**left_out: float):
         return TripleLoss(weights, settings.temperature, settings.restrict_to_mask, passes(settings))
 
     return method
+
+
+def second(settings: Settings) -> SecondDistillation:
+    return SecondDistillation(settings.second_alpha_ce, settings.second_alpha_task, settings.temperature)
 
 
 def equal_compute(settings: Settings) -> dict[str, int]:
@@ -354,7 +366,7 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     if trial.arm == "distilbert" and (teacher / "result.json").exists():
 
         def method(name: str, number: int) -> SecondDistillation:
-            found = SecondDistillation(s.second_alpha_ce, s.second_alpha_task, s.temperature)
+            found = second(s)
             found.teacher = finetuning.finetuned(teacher, name, number)
             return found
 
