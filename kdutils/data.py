@@ -173,7 +173,7 @@ def _demo_generator(source: str, request: Request, seed: int) -> Callable[[int],
 def _draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: int = 0) -> list[Row]:
     """Draws `total` short enough rows of which no two share a text, source or target: no cut of them leaks."""
     asked = total
-    for _ in range(20):
+    while asked < 25 * total + 1000:
         seen: dict[str, set] = {"text": set(), "src": set(), "tgt": set()}
         kept = []
         for row in generate(asked):
@@ -185,7 +185,8 @@ def _draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: 
                     seen[key].add(text)
         if len(kept) >= total:
             return kept[:total]
-        asked += 2 * (total - len(kept))
+        needed = 1.05 * asked * total / max(len(kept), 1)  # at this yield; the first rows stay the same
+        asked = min(max(int(needed), asked + total - len(kept)), 4 * asked)
     raise UserError(f"The demo grammar does not yield {total} different sentences: ask for fewer rows.")
 
 
