@@ -126,6 +126,13 @@ class Checkpoints:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def clear_run(folder: Path) -> None:
+    """Deletes what a finished run needs no more: its checkpoints and its best weights, which were exported."""
+    Checkpoints(folder / "checkpoints").clear()
+    for weights in folder.glob("best-*.safetensors"):
+        weights.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """A disk that refuses is one sentence, whichever of the libraries noticed it."""

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from kdutils import models
 from kdutils.batches import save_tokenizer
-from kdutils.checkpoints import Checkpoints, seeded, writing
+from kdutils.checkpoints import clear_run, seeded, writing
 from kdutils.errors import UserError, unknown
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
@@ -266,9 +266,7 @@ def _keep(model: PreTrainedModel, fitted: Fitted, place: Path, identity: str, sc
     }
     result = {"identity": identity, "metrics": metrics, "history": fitted.history, "provenance": provenance()}
     write_json(place / "result.json", result)
-    Checkpoints(place / "checkpoints").clear()
-    for weights in place.glob("best-*.safetensors"):
-        weights.unlink(missing_ok=True)
+    clear_run(place)
 
 
 def _recorded(place: Path, arms: Sequence[Arm]) -> bool:

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from kdutils import models
-from kdutils.checkpoints import Checkpoints, seeded, writing
+from kdutils.checkpoints import clear_run, seeded, writing
 from kdutils.data import Corpus, load_corpus
 from kdutils.errors import UserError
 from kdutils.experiments import main_process
@@ -50,7 +50,6 @@ SETTINGS = (
 # the score that a task is known by; accuracy for the others
 MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
 
-TEST_SPLITS = {"mnli": "validation_matched"}  # where the hub has several, or none with labels
 
 SHORTEST = 8  # tokens: less than that is no text
 
@@ -138,9 +137,15 @@ def finetuning_place(place: Path, prefix: str, name: str, number: int) -> Path:
     return place / "downstream" / f"{prefix}{name}-{number}"
 
 
+def _test_split(source: str) -> str:
+    """MNLI has two validation splits, and on the hub no labels for its test splits."""
+    has_several = source.startswith("hub:") or any(Path(source).glob("validation_matched.*"))
+    return "validation_matched" if task_name(source) == "mnli" and has_several else "test"
+
+
 def task_name(source: str) -> str:
     """What a task is called in results: the last part of its folder, or of its name on the hub."""
-    return Path(source.replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
+    return Path(str(source).replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
 
 
 def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
@@ -155,7 +160,7 @@ def exam_settings(model: str | Path, source: str, settings: Settings) -> Setting
     """The settings of a downstream task, from those of the experiment."""
     s, sharers = settings, max(1, PartialState().num_processes)
     changes: dict[str, Any] = {
-        "data": str(source), "model": str(model), "test_split": TEST_SPLITS.get(task_name(source), "test"),
+        "data": str(source), "model": str(model), "test_split": _test_split(str(source)),
         "language": s.language, "max_words": s.max_words,
         "train_rows": s.downstream_rows,
         "validation_rows": s.downstream_test_rows, "test_rows": s.downstream_test_rows, "data_seed": s.data_seed,
@@ -205,6 +210,4 @@ def _keep(task: Classification, classifier: nn.Module, place: Path, keep: bool) 
             classifier.save_pretrained(place / "model")
         save_tokenizer(task.tokenizer, place / "model")
     write_json(place / "result.json", {"metrics": metrics, "data": task.facts()})
-    Checkpoints(place / "checkpoints").clear()
-    for weights in place.glob("best-*.safetensors"):
-        weights.unlink(missing_ok=True)
+    clear_run(place)

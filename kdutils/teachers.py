@@ -18,7 +18,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from kdutils import models
-from kdutils.checkpoints import Checkpoints, seeded, writing
+from kdutils.checkpoints import clear_run, seeded, writing
 from kdutils.experiments import checked_seeds, main_process, threads
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
@@ -85,7 +85,5 @@ def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
         save_tokenizer(task.tokenizer, place / "model")
         story = {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()}
         write_json(place / "result.json", story)
-        Checkpoints(place / "checkpoints").clear()
-        for weights in place.glob("best-*.safetensors"):
-            weights.unlink(missing_ok=True)
+        clear_run(place)
         print(f"The teacher was pre-trained in {time.monotonic() - started:.0f} s")

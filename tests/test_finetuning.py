@@ -350,6 +350,10 @@ def test_an_unknown_source_is_refused_with_one_sentence(encoder, tmp_path):
         ({"downstream_epochs": 0}, "downstream_epochs is 0"),
         ({"downstream_batch": 0}, "downstream_batch is 0"),
         ({"downstream_seeds": -1}, "downstream_seeds is -1"),
+        ({"downstream_learning_rate": -0.1}, "learning rate of at least 0"),
+        ({"downstream_max_length": 2}, "max_length of at least"),
+        ({"downstream": ["demo", "nowhere"]}, "no folder nowhere"),
+        ({"language": "ko"}, "Korean"),
     ],
     ids=str,
 )
@@ -358,6 +362,12 @@ def test_an_exam_that_cannot_be_held_is_refused_with_one_sentence(wrong, words):
         finetuning.check(chosen(**wrong))
     one_sentence(caught.value)
     finetuning.check(chosen(downstream=["demo", "demo:acceptability"]))
+
+
+def test_a_source_that_is_no_text_is_refused_with_one_sentence():
+    with pytest.raises(UserError) as caught:
+        finetuning.check(chosen(downstream=[3]))
+    one_sentence(caught.value)
 
 
 def test_texts_that_are_too_long_for_the_encoder_are_cut_or_refused(encoder, tmp_path):

@@ -296,6 +296,12 @@ def test_a_label_says_whether_it_is_a_sentence_of_the_language(language):
             assert all(any(is_sentence(text, language) for text in swapped(broken)) for broken in texts)
 
 
+def test_two_german_names_do_not_change_places():
+    """Exchanged, they would make a sentence again, in which the other one gives and receives."""
+    broken = [row["text"] for row in grammar.acceptability(30, 0, "de") if not row["label"]]
+    assert not [text for text in broken if is_sentence(text, "de")]
+
+
 def test_korean_is_refused_because_its_phrases_may_change_places():
     with pytest.raises(UserError, match="order of Korean phrases is free") as caught:
         grammar.acceptability(3, 0, "ko")

@@ -108,6 +108,16 @@ def test_the_questions_of_a_seed_are_the_same_and_the_first_of_more(english):
     assert [q.gap for q in other] != [q.gap for q in asked[:3]]
 
 
+def test_sentences_that_are_longer_than_wanted_are_left_out(english):
+    tokenizer, rows, asked = english
+    lengths = sorted(len(question.ids) for question in asked[:6])
+    assert lengths[0] < lengths[3] < lengths[-1]
+    shorter = questions(rows[:20], tokenizer, "en", 20, longest=lengths[3])
+    assert max(len(question.ids) for question in shorter) == lengths[3]
+    with pytest.raises(UserError, match="No hidden word"):
+        questions(rows[:4], tokenizer, "en", 4, longest=3)
+
+
 def test_a_gap_shows_a_line_and_keeps_the_mark_behind_the_word():
     words = ("Today", "Anna", "sleeps,", "too.")
     shown = [truth.Question(words, hidden, (), 0, {}).gap for hidden in range(4)]
