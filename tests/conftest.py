@@ -39,3 +39,11 @@ def classification_folder(tmp_path: Path) -> Path:
     for split, n, start in [("train", 40, 0), ("validation", 5, 100), ("test", 6, 200)]:
         write(tmp_path / f"mood/{split}.jsonl", labelled(n, start=start))
     return tmp_path / "mood"
+
+
+@pytest.fixture(scope="module")
+def few_questions():
+    """One question of the truth a split: the grammar takes its time for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdutils.tasks.QUESTIONS", 1)
+        yield

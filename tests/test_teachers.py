@@ -42,12 +42,7 @@ def make(**changes) -> MaskedLM:
     return MaskedLM(MaskedLM.settings_table.resolve("demo", {**TINY, **changes}))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_questions():
-    """The grammar takes its time for each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "QUESTIONS", QUESTIONS)
-        yield
+pytestmark = pytest.mark.usefixtures("few_questions")
 
 
 @pytest.fixture(scope="module")

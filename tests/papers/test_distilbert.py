@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, DistilBertForMaskedLM, pipeline
 
-from kdutils import claims, finetuning, tasks
+from kdutils import claims, finetuning
 from kdutils.errors import UserError
 from kdutils.experiments import Trial, finished, folder, load_model, resolve, run
 from kdutils.methods import Method
@@ -18,7 +18,7 @@ from kdutils.papers.distilbert import ARMS, CLAIMS, EXPERIMENTS, Pretraining, Tr
 from kdutils.settings import Settings
 from kdutils.students import initialise_student
 from kdutils.teachers import teacher_of
-from tests.test_teachers import QUESTIONS, killed
+from tests.test_teachers import killed
 from tests.tiny import SMALL, assert_same_weights, one_sentence, timeless
 
 (EXPERIMENT,) = EXPERIMENTS
@@ -36,12 +36,7 @@ def chosen(**changes) -> Settings:
     return resolve(EXPERIMENTS, "demo", {**TINY, **changes})["masked_lm"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_questions():
-    """The grammar takes its time for each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "QUESTIONS", QUESTIONS)
-        yield
+pytestmark = pytest.mark.usefixtures("few_questions")
 
 
 @pytest.fixture(scope="module")
