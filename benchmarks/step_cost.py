@@ -3,12 +3,12 @@
     python benchmarks/step_cost.py r_drop                 # prints a table, writes benchmarks/r_drop.json
     python benchmarks/step_cost.py r_drop --width 512 --layers 6 --vocabulary 10000 --tokens 4096
 
-A step is: loss, backward, optimiser. The floor is the method's `passes`: forward-and-backward passes over the
-batch. Masked language models are counted more finely (`masked_lm_floor`), since the plain step projects 15 % of the
-positions onto the vocabulary and a distilling one all of them, for the student and for the teacher. Plain and
-method steps alternate, so that a slow moment of the machine hits both; the median of the ratios is reported with its
-quartiles. Memory is the most that a process of its own held above what it held before its first step (on a GPU: the
-most that tensors took; elsewhere this needs Linux).
+A step is: loss, backward, optimiser, those of networks trained beside the model included. The floor is the method's
+`passes`: forward-and-backward passes over the batch. Masked language models are counted more finely
+(`masked_lm_floor`), since the plain step projects 15 % of the positions onto the vocabulary and a distilling one all
+of them, for the student and for the teacher. Plain and method steps alternate, so that a slow moment of the machine
+hits both; the median of the ratios is reported with its quartiles. Memory is the most that a process of its own held
+above what it held before its first step (on a GPU: the most that tensors took; elsewhere this needs Linux).
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
         method.teacher = teacher.to(device).eval().requires_grad_(False)
     batch = {name: tensor.to(device) for name, tensor in random_batch(experiment.name, options).items()}
     method.attach(model)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    trained = (p for module in (model, *method.modules().values()) for p in module.parameters() if p.requires_grad)
+    optimizer = torch.optim.AdamW(list(trained), lr=1e-4, fused=True)
 
     def step() -> None:
         terms = method.loss(model, batch, method.count(batch), Moment(1, 1, 0, logged=False))

@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 
 from kdutils import models
 from kdutils.batches import save_tokenizer
-from kdutils.checkpoints import clear_run, seeded, writing
+from kdutils.checkpoints import clear_run, load_weights, save_weights, seeded, writing
 from kdutils.errors import UserError, unknown
-from kdutils.files import digest, exclusive, read_json, write_json
+from kdutils.files import digest, exclusive, make_folder, read_json, write_json
 from kdutils.methods import Method
 from kdutils.provenance import peak_memory_mb, provenance, reset_peak_memory
 from kdutils.settings import UNHASHED, Settings, Table
@@ -190,6 +190,27 @@ def load_model(
     return models.pretrained(str(place), experiment.name).eval()
 
 
+def load_method(
+    experiment: Experiment,
+    settings: Settings,
+    arm: str,
+    model: PreTrainedModel,
+    seed: int = 1,
+    runs: str | Path = "runs",
+) -> Method:
+    """The method of a finished arm with the networks that were trained beside `model`, in evaluation mode.
+
+    They are not part of the exported model: a seer decoder, for instance, is gone when the model translates.
+    """
+    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name / "beside"
+    method = experiment.arm(arm).method(settings)
+    with torch.random.fork_rng():
+        method.attach(model)
+    for name, network in method.modules().items():
+        load_weights(network.to(model.device).eval(), place / f"{name}.safetensors")
+    return method
+
+
 def checked_seeds(seeds: Sequence[int]) -> list[int]:
     """The seeds as a list. Raises UserError unless they are different whole numbers from 0 to 2**32 - 1."""
     several = isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0
@@ -214,15 +235,15 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     with seeded(seed), threads(task.settings.threads):
         fitted = fit(
             model, method, task.training_batches(seed), recipe,
-            evaluate=lambda current: {**task.validate(current), **experiment.look(task, current)},
+            evaluate=lambda current: _held_out(experiment, task, method, current),
             folder=place, identity=identity, until=trial.until, description=f"{arm.name}, seed {seed}",
         )  # fmt: skip
     memory = peak_memory_mb()
     if main_process():
-        _export(model, task, place)
+        _export(model, method, task, place)
     PartialState().wait_for_everyone()
     with threads(task.settings.threads):
-        scores = task.test(model) if main_process() else {}
+        scores = _tested(task, method, model) if main_process() else {}
         scores |= experiment.exam(trial, model)  # in every process: it may train
     scores["peak_memory_mb"] = memory
     if main_process():
@@ -230,11 +251,24 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
 
 
-def _export(model: PreTrainedModel, task: Task, place: Path) -> None:
-    """The trained model and its tokenizer, as plain transformers load them."""
+def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
+    """What is measured on the validation split at every evaluation: by the task, the experiment and the method."""
+    own = method.look(model, task.fixed_batches("validation"))
+    return {**task.validate(model), **experiment.look(task, model), **own}
+
+
+def _tested(task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
+    own = method.look(model, task.fixed_batches("test"))
+    return {**task.test(model), **{f"test_{name}": score for name, score in own.items()}}
+
+
+def _export(model: PreTrainedModel, method: Method, task: Task, place: Path) -> None:
+    """The trained model and its tokenizer, as plain transformers load them; networks beside it apart."""
     with writing(place), models.quiet():
         model.save_pretrained(place / "model")
     save_tokenizer(task.tokenizer, place / "model")
+    for name, network in method.modules().items():
+        save_weights(network, make_folder(place / "beside") / f"{name}.safetensors")
 
 
 def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:

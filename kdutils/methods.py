@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,6 +62,13 @@ class Method:
         logits = counted_logits(model, batch)
         total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
         return {"loss": total / counts["targets"]}
+
+    def look(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+        """Scores of the networks beside the model on held-out batches, with dropout off; {} where there are none.
+
+        They join the validation scores at every evaluation, and those of the test with "test_" before their names.
+        """
+        return {}
 
     def after_update(self, model: nn.Module, moment: Moment) -> None:
         """Called after every update: averages of weights are renewed here."""

@@ -190,15 +190,15 @@ class _Loop:
                     self._save()
                 if paused:
                     raise Paused(self._how_to_go_on())
-        if self.at.best and self.folder:
-            load_weights(self.plain, self.folder / self.at.best["file"])
+        for name, file in self._best_files().items():
+            load_weights(self.saved[name], file)
         return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
 
     def _as_it_is(self) -> Fitted:
         """Nothing is trained: a finished network takes part in a comparison, and is looked at once."""
         scores = self.scores() if self.evaluate else {}
         self.history = [{"update": 0, "epoch": 0, "kind": "eval", **scores, "seconds": 0.0}] if scores else []
-        self._rewrite_history() if self.folder else None
+        self._rewrite_history()
         return Fitted(self.history, {"update": 0, **scores} if scores else {}, 0, 0.0, 0)
 
     def _update(self) -> None:
@@ -287,15 +287,21 @@ class _Loop:
             raise unknown("validation score to monitor", self.recipe.monitor, scores)
         self._record("eval", scores)
         better = scores[self.recipe.monitor] * (-1 if self.recipe.larger_is_better else 1)
-        known = self.at.best.get("order", float("inf"))
         self.at.stale += 1
-        if better < known:
+        if better < self.at.best.get("order", float("inf")):
             self.at.stale = 0
             file = f"best-{self.at.update:08d}.safetensors"
             self.at.best = {"update": self.at.update, "file": file, "order": better, **scores}
-            if self.folder and self.accelerator.is_main_process:
-                save_weights(self.plain, self.folder / file)
+            for name, path in self._best_files().items() if self.accelerator.is_main_process else ():
+                save_weights(self.saved[name], path)
         self.method.after_evaluation(self.plain, scores, self._moment(self.at.update))
+
+    def _best_files(self) -> dict[str, Path]:
+        """Where the best weights lie: those of the model, and of each network beside it as it was at that moment."""
+        if not self.folder or not self.at.best:
+            return {}
+        stem = (self.folder / self.at.best["file"]).with_suffix("")
+        return {name: Path(f"{stem}{'' if name == 'model' else '.' + name}.safetensors") for name in self.saved}
 
     def scores(self) -> dict[str, float]:
         """The validation scores; the training's random state and the modes of its modules are left as they were."""
@@ -313,7 +319,7 @@ class _Loop:
                 stream.write(json.dumps(row) + "\n")
 
     def _patience_is_over(self) -> bool:
-        return bool(self.recipe.patience) and self.at.stale >= self.recipe.patience
+        return 0 < self.recipe.patience <= self.at.stale
 
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
@@ -338,16 +344,16 @@ class _Loop:
             "window": vars(self.window),
         }
         facts = {"identity": self.identity, "at": vars(self.at), "history": self.history}
-        best = [self.folder / self.at.best["file"]] if self.at.best else []
-        self.checkpoints.save(self.at.update, self.saved, tensors, facts, needs=best)
+        self.checkpoints.save(self.at.update, self.saved, tensors, facts, needs=self._best_files().values())
         self._drop_old_bests()
 
     def _drop_old_bests(self) -> None:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
-            named = {_facts(path)["at"]["best"].get("file") for path in self.checkpoints.names()}
+            best = (_facts(path)["at"]["best"].get("file", "none") for path in self.checkpoints.names())
+            named = {file.partition(".")[0] for file in best}  # best-00000400, of the model and of those beside it
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):
-                if file.name not in named:  # those with a temporary name were left by a process that was killed
+                if file.name.partition(".")[0] not in named:  # a killed process left those with a temporary name
                     file.unlink(missing_ok=True)
 
     def _resume(self) -> None:
@@ -372,7 +378,7 @@ class _Loop:
 
     def _rewrite_history(self) -> None:
         """Lines that were written after the checkpoint are written again by the resumed run."""
-        if self.accelerator.is_main_process:
+        if self.folder and self.accelerator.is_main_process:
             write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history))
 
     def _how_to_go_on(self) -> str:
@@ -436,8 +442,7 @@ def _enough_memory() -> Iterator[None]:
 
 def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; biases and layer-norm vectors do not."""
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
