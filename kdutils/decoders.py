@@ -60,10 +60,7 @@ class SeerDecoder(nn.Module):
         released_padding: bool = False,
     ) -> None:
         super().__init__()
-        if reading not in READINGS:
-            raise unknown("reading", reading, READINGS)
-        if released_padding and reading != "reversed":
-            raise UserError("The padding of the released code belongs to the reversed reading.")
+        check_seer(reading, shift, dropout, released_padding)
         width = decoder.config.d_model
         self.layers = copy.deepcopy(decoder.layers)
         self.join = nn.Linear(2 * width, width)  # W_s
@@ -154,6 +151,20 @@ class SeerDecoder(nn.Module):
         place = torch.arange(states.shape[1], device=lengths.device)
         ends = torch.full_like(lengths, states.shape[1]) if self.released_padding else lengths
         return moved.masked_fill((place >= ends[:, None] - self.shift)[..., None], 0.0)
+
+
+def check_seer(
+    reading: str = "reversed", shift: int = 2, dropout: float | None = None, released_padding: bool = False
+) -> None:
+    """Raises UserError for options that no `SeerDecoder` can have."""
+    if reading not in READINGS:
+        raise unknown("reading", reading, READINGS)
+    if shift < 1:
+        raise UserError(f"The future begins {shift} words on: choose shift=2, or 1 to see the answer leak.")
+    if dropout is not None and not 0.0 <= dropout < 1.0:
+        raise UserError(f"A dropout of {dropout} is no rate: choose one from 0 to below 1.")
+    if released_padding and reading != "reversed":
+        raise UserError("The padding of the released code belongs to the reversed reading.")
 
 
 def attention(module: nn.Module, queries: Tensor, keys: Tensor, visible: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kdutils.claims import Claim, from_history, history, paired, paired_difference, sweep_setting, value
-from kdutils.decoders import READINGS, SeerDecoder, two_decoders, visible_positions
+from kdutils.decoders import SeerDecoder, check_seer, two_decoders, visible_positions
 from kdutils.divergences import kl_divergence, label_smoothed_nll, nll_formula, weighted_sum
 from kdutils.errors import UserError, unknown
 from kdutils.evaluation import translation_scores
@@ -161,8 +161,7 @@ class SeerForcing(Method):
             raise unknown("transfer", transfer, TRANSFERS)
         if not transfer_weight >= 0:
             raise UserError(f"A weight of {transfer_weight} would drive the decoders apart: choose at least 0.")
-        if options.get("reading", READINGS[0]) not in READINGS:
-            raise unknown("reading", options["reading"], READINGS)
+        check_seer(**options)
         self.transfer, self.options = transfer, options
         self.weights = (1.0 if full_cross_entropy else hard, own, soft if transfer == "kd" else 0.0)
         self.transfer_weight = soft * transfer_weight if transfer != "kd" else 0.0
@@ -285,6 +284,7 @@ SETTINGS = Translation.settings_table.extended(
     Setting("l2_weight", 1.0, 1.0, 1.0, "of the L2 term, beside 1 - alpha", "not in the official code"),
     Setting("adversarial_weight", 1.0, 1.0, 1.0, "of the adversarial term, beside 1 - alpha",
             "not in the official code"),
+    train_rows={"demo": 2000},
     data={"paper": "hub:wmt/wmt16/de-en", "source": f"{README}: WMT16 En-De, among four"},
     vocab_size={"paper": 32_000, "source": "paper's value not seen"},
     max_length={"source": "paper's value not seen"},
