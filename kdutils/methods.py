@@ -48,7 +48,7 @@ class Method:
         """Called once before training with the model on its device: the place to build teachers."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """Networks trained beside the model, by name; they are optimised, checkpointed and exported apart."""
+        """Networks trained beside the model, by name (not "model"); optimised, checkpointed and exported apart."""
         return {}
 
     def count(self, batch: dict[str, Tensor]) -> dict[str, int]:

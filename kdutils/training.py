@@ -151,7 +151,7 @@ class _Loop:
         if self.method.teacher is not None:
             self.method.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         self.method.attach(self.plain)
-        extras = self.method.modules()
+        extras = self.method.modules()  # of any name but "model"
         modules = (model, *(extra.to(self.accelerator.device) for extra in extras.values()))
         unique = {id(p): p for module in modules for p in module.parameters()}  # networks may share some
         self.trained = [p for p in unique.values() if p.requires_grad]
@@ -173,7 +173,7 @@ class _Loop:
         recipe, started = self.recipe, time.monotonic() - self.at.seconds
         if recipe.updates == 0:
             return self._as_it_is()
-        self.plain.train()
+        nn.ModuleList(self.saved.values()).train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
             while self.at.update < recipe.updates and not self._patience_is_over():
                 with _enough_memory():

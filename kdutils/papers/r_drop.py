@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -250,8 +252,9 @@ def _small_data_gain(records: list[dict]) -> dict[int, float]:
         return {}
     ours = sweep_setting(records, "test_bleu", "r_drop", "train_rows")
     theirs = sweep_setting(records, "test_bleu", "baseline", "train_rows")
-    gains = {size: paired(ours[size], theirs[size]) for size in (min(sizes), max(sizes))}
-    return paired(gains[min(sizes)], gains[max(sizes)])
+    by_rows = sorted(sizes, key=lambda rows: rows or math.inf)  # 0 stands for all there are
+    small, large = (paired(ours[size], theirs[size]) for size in (by_rows[0], by_rows[-1]))
+    return paired(small, large)
 
 
 def _points(setting: str):

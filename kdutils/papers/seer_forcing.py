@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -159,8 +160,10 @@ class SeerForcing(Method):
         hard, own, soft = checked_weights(alpha)
         if transfer not in TRANSFERS:
             raise unknown("transfer", transfer, TRANSFERS)
-        if not transfer_weight >= 0:
-            raise UserError(f"A weight of {transfer_weight} would drive the decoders apart: choose at least 0.")
+        if not 0.0 <= transfer_weight < math.inf:
+            raise UserError(
+                f"The decoders cannot be drawn together by a weight of {transfer_weight}: choose 0 or more."
+            )
         check_seer(**options)
         self.transfer, self.options = transfer, options
         self.weights = (1.0 if full_cross_entropy else hard, own, soft if transfer == "kd" else 0.0)
@@ -218,6 +221,8 @@ def seer_scores(model: nn.Module, seer: SeerDecoder, batches: Iterable[dict[str,
     sums, count, leaks, device = torch.zeros(3, dtype=torch.float64), 0, {}, next(model.parameters()).device
     with mode(model, training=False), mode(seer, training=False):
         for batch in batches:
+            if not len(batch["targets"]):
+                continue
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             leaks = leaks or _leaks(model, seer, batch)
             (conventional, foreseen), targets = two_decoders(model, seer, batch)[0].float(), batch["targets"]
@@ -285,7 +290,8 @@ SETTINGS = Translation.settings_table.extended(
     Setting("adversarial_weight", 1.0, 1.0, 1.0, "of the adversarial term, beside 1 - alpha",
             "not in the official code"),
     train_rows={"demo": 2000},
-    data={"paper": "hub:wmt/wmt16/de-en", "source": f"{README}: WMT16 En-De, among four"},
+    data={"paper": "hub:wmt/wmt16/de-en", "source": f"{README}: WMT16, and three others"},
+    pair={"paper": "en-de", "source": f"{README}: WMT16 En-De"},
     vocab_size={"paper": 32_000, "source": "paper's value not seen"},
     max_length={"source": "paper's value not seen"},
     width={"source": f"{README}: transformer_wmt_en_de, 512"},
@@ -366,7 +372,8 @@ def _gain_by_size(records: list[dict]) -> dict[int, float]:
     sizes = ours.keys() & theirs.keys()
     if len(sizes) < 2:
         return {}
-    small, large = (paired(ours[size], theirs[size]) for size in (min(sizes), max(sizes)))
+    by_rows = sorted(sizes, key=lambda rows: rows or math.inf)  # 0 stands for all there are
+    small, large = (paired(ours[size], theirs[size]) for size in (by_rows[0], by_rows[-1]))
     return paired(large, small)
 
 
@@ -379,7 +386,9 @@ def _at_every_checkpoint(metric: str, worst) -> Callable[[list[dict]], dict[int,
             updates, own = history(record, "seer_forcing", metric)
             seer = history(record, "seer_forcing", f"seer_{metric}")[1]
             rows = zip(updates, own, seer, strict=True)
-            numbers[record["seed"]] = worst(b - a for u, a, b in rows if u > record["settings"]["warmup"])
+            apart = [b - a for u, a, b in rows if u > record["settings"]["warmup"]]
+            if apart:  # a run may end before its warm-up does
+                numbers[record["seed"]] = worst(apart) if all(map(math.isfinite, apart)) else math.nan
         return numbers
 
     return measure
