@@ -128,8 +128,8 @@ class Checkpoints:
 
 def clear_run(folder: Path) -> None:
     """Deletes what a finished run needs no more: its checkpoints and its best weights, which were exported."""
-    Checkpoints(folder / "checkpoints").clear()
-    for weights in folder.glob("best-*.safetensors"):
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for weights in (*folder.glob("best-*.safetensors"), *folder.glob(".best-*.tmp")):
         weights.unlink(missing_ok=True)
 
 

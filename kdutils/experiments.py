@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,9 @@ def run(
     for seed in checked_seeds(seeds):
         place = folder(experiment, settings, runs) / f"seed-{seed}"
         missing = [arm for arm in chosen if not (place / arm.name / "result.json").exists()]
+        for arm in chosen if main_process() else ():
+            if arm not in missing:
+                clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
         if task:
             _check_data(experiment, task, seed, place)
         if not missing and _recorded(place, chosen):
@@ -184,9 +188,7 @@ def load_model(
     experiment: Experiment, settings: Settings, arm: str, seed: int = 1, runs: str | Path = "runs"
 ) -> PreTrainedModel:
     """The trained model of an arm, in evaluation mode, as plain transformers loads it."""
-    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name / "model"
-    if not (place.parent / "result.json").exists():  # it is written last
-        raise UserError(f"There is no finished model in {place}: run the experiment for seed {seed} first.")
+    place = _finished_arm(experiment, settings, arm, seed, runs) / "model"
     return models.pretrained(str(place), experiment.name).eval()
 
 
@@ -200,15 +202,29 @@ def load_method(
 ) -> Method:
     """The method of a finished arm with the networks that were trained beside `model`, in evaluation mode.
 
-    They are not part of the exported model: a seer decoder, for instance, is gone when the model translates.
+    They are not part of the exported model: a seer decoder, for instance, is gone when the model translates. Raises
+    UserError when the arm is not finished at this seed, or a file of it is missing or damaged.
     """
-    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name / "beside"
+    place = _finished_arm(experiment, settings, arm, seed, runs)
     method = experiment.arm(arm).method(settings)
     with torch.random.fork_rng():
         method.attach(model)
     for name, network in method.modules().items():
-        load_weights(network.to(model.device).eval(), place / f"{name}.safetensors")
+        file = place / "beside" / f"{name}.safetensors"
+        try:
+            load_weights(network.to(model.device).eval(), file)
+        except UserError as error:
+            where = os.path.relpath(place)
+            raise UserError(f"{file} is missing or damaged: delete the folder {where} and run again.") from error
     return method
+
+
+def _finished_arm(experiment: Experiment, settings: Settings, arm: str, seed: int, runs: str | Path) -> Path:
+    """The folder of a finished arm."""
+    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name
+    if not (place / "result.json").exists():  # it is written last
+        raise UserError(f"There is no finished model in {place / 'model'}: run the experiment for seed {seed} first.")
+    return place
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:
@@ -267,6 +283,7 @@ def _export(model: PreTrainedModel, method: Method, task: Task, place: Path) -> 
     with writing(place), models.quiet():
         model.save_pretrained(place / "model")
     save_tokenizer(task.tokenizer, place / "model")
+    shutil.rmtree(place / "beside", ignore_errors=True)  # half-written files of a process that was killed
     for name, network in method.modules().items():
         save_weights(network, make_folder(place / "beside") / f"{name}.safetensors")
 

@@ -107,8 +107,9 @@ def adversarial_losses(
     learning; its text was not at hand, so states, network and this non-saturating form are our choice.
     """
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    judged = torch.func.functional_call(discriminator, frozen, (student_hidden,))[..., 0].float()
-    real, fake = (discriminator(hidden.detach())[..., 0].float() for hidden in (seer_hidden, student_hidden))
+    exact = torch.promote_types(student_hidden.dtype, torch.float32)
+    judged = torch.func.functional_call(discriminator, frozen, (student_hidden,))[..., 0].to(exact)
+    real, fake = (discriminator(hidden.detach())[..., 0].to(exact) for hidden in (seer_hidden, student_hidden))
     return _reduced(F.softplus(-judged), reduction), _reduced(F.softplus(-real) + F.softplus(fake), reduction)
 
 
@@ -286,7 +287,8 @@ SETTINGS = Translation.settings_table.extended(
     Setting("seer_dropout", 0.1, 0.1, 0.1, "dropout of the seer decoder",
             f"{CODE}, transformer.py 1003: 0.1 whatever the flag; {README}: 0.1 or 0.2"),
     Setting("full_cross_entropy", False, False, False, "labels count in full, not by alpha", f"{CODE}, criterion 84"),
-    Setting("l2_weight", 0.03, 0.03, 0.03, "of the L2 term, times 1 - alpha", "ours: best validation BLEU in the demo; not in the official code"),
+    Setting("l2_weight", 0.03, 0.03, 0.03, "of the L2 term, times 1 - alpha",
+            "ours: best validation BLEU in the demo; not in the official code"),
     Setting("adversarial_weight", 0.003, 0.003, 0.003, "of the adversarial term, times 1 - alpha",
             "ours: best validation BLEU in the demo; not in the official code"),
     train_rows={"demo": 2000},
