@@ -344,8 +344,8 @@ def equal_compute(settings: Settings) -> dict[str, int]:
 ARMS = (
     Arm("baseline", "baseline", plain),
     Arm("baseline_compute", "baseline, equal compute", plain, equal_compute),
-    Arm("joint", "both decoders, no teaching", forcing(alpha=1.0)),
     Arm("seer_forcing", "Seer Forcing", forcing()),
+    Arm("joint", "both decoders, no teaching", forcing(alpha=1.0)),
     Arm("l2", "L2 instead of distillation", forcing("l2")),
     Arm("adversarial", "adversarial instead of distillation", forcing("adversarial")),
 )
