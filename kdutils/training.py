@@ -291,7 +291,7 @@ class _Loop:
         if better < self.at.best.get("order", float("inf")):
             self.at.stale = 0
             file = f"best-{self.at.update:08d}.safetensors"
-            self.at.best = {"update": self.at.update, "file": file, "order": better, **scores}
+            self.at.best = {**scores, "update": self.at.update, "file": file, "order": better}
             for name, path in self._best_files().items() if self.accelerator.is_main_process else ():
                 save_weights(self.saved[name], path)
         self.method.after_evaluation(self.plain, scores, self._moment(self.at.update))
