@@ -61,9 +61,11 @@ class SeerDecoder(nn.Module):
     ) -> None:
         super().__init__()
         check_seer(reading, shift, dropout, released_padding)
+        _check_decoder(decoder)
         width = decoder.config.d_model
         self.layers = copy.deepcopy(decoder.layers)
-        self.join = nn.Linear(2 * width, width)  # W_s
+        like = next(decoder.parameters())
+        self.join = nn.Linear(2 * width, width, device=like.device, dtype=like.dtype)  # W_s
         self.final_norm = copy.deepcopy(decoder.layer_norm) if hasattr(decoder, "layer_norm") else None
         self.pre_norm = self.final_norm is not None  # only pre-norm decoders end with a norm of their own
         self.reading, self.shift, self.released_padding = reading, shift, released_padding
@@ -159,12 +161,24 @@ def check_seer(
     """Raises UserError for options that no `SeerDecoder` can have."""
     if reading not in READINGS:
         raise unknown("reading", reading, READINGS)
-    if shift < 1:
+    if type(shift) is not int or shift < 1:
         raise UserError(f"The future begins {shift} words on: choose shift=2, or 1 to see the answer leak.")
     if dropout is not None and not 0.0 <= dropout < 1.0:
         raise UserError(f"A dropout of {dropout} is no rate: choose one from 0 to below 1.")
     if released_padding and reading != "reversed":
         raise UserError("The padding of the released code belongs to the reversed reading.")
+
+
+def _check_decoder(decoder: nn.Module) -> None:
+    parts = ("self_attn", "encoder_attn", "fc1", "fc2", "activation_fn")
+    layers = getattr(decoder, "layers", None)
+    if not layers or not all(hasattr(layers[0], part) for part in parts):
+        known = "M2M100, mBART, NLLB, Marian and BART have one"
+        raise UserError(
+            f"A seer is built from the layers of a fairseq-like decoder, not of {type(decoder).__name__}: {known}."
+        )
+    if getattr(decoder, "layerdrop", 0.0) > 0.0:
+        raise UserError("A decoder that drops whole layers cannot be shared with a seer: set decoder_layerdrop to 0.")
 
 
 def attention(module: nn.Module, queries: Tensor, keys: Tensor, visible: Tensor | None) -> Tensor:
@@ -211,10 +225,11 @@ def two_decoders(model: nn.Module, seer: SeerDecoder, batch: dict[str, Tensor]) 
         caught["hidden"] = torch.cat([states.to(args[0].dtype) for states in both])
         return (caught["hidden"],)
 
+    first, encoder, output = plain.get_decoder().layers[0], plain.get_encoder(), plain.get_output_embeddings()
     handles = [
-        plain.get_decoder().layers[0].register_forward_pre_hook(embed, with_kwargs=True),
-        plain.get_encoder().register_forward_hook(encode),
-        plain.get_output_embeddings().register_forward_pre_hook(project),
+        first.register_forward_pre_hook(embed, with_kwargs=True),
+        encoder.register_forward_hook(encode),
+        output.register_forward_pre_hook(project),
     ]
     try:
         inputs = {name: batch[name] for name in MODEL_INPUTS if name in batch}

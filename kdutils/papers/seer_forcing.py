@@ -25,8 +25,6 @@ from kdutils.models import mode
 from kdutils.settings import Setting, Settings
 from kdutils.tasks import Translation
 
-__all__ = ["SeerDecoder", "visible_positions"]  # they live in kdutils.decoders
-
 TITLE = "Guiding Teacher Forcing with Seer Forcing for Neural Machine Translation"
 CITATION = "Feng, Gu, Guo, Yang, Shao. ACL-IJCNLP 2021, pages 2862-2872. arXiv:2106.06751"
 
@@ -78,7 +76,7 @@ def seer_loss(
     (alpha, 1, 1 - alpha). The paper divides the sum by the target tokens of the batch: "mean".
     Raises UserError for logits that are not two sets, an alpha outside 0 to 1 or a negative weight.
     """
-    if logits.shape[0] != 2 or logits.shape[1:-1] != targets.shape:
+    if logits.ndim < 2 or logits.shape[0] != 2 or logits.shape[1:-1] != targets.shape:
         wanted = f"(2, {', '.join(map(str, [*targets.shape, 'V']))})"
         raise UserError(f"Seer forcing compares two decoders: logits must be {wanted}, not {tuple(logits.shape)}.")
     nll = nll_formula(targets, logits.shape[-1], epsilon, convention)
@@ -90,8 +88,11 @@ def l2_loss(student_hidden: Tensor, seer_hidden: Tensor, reduction: str = "mean"
     """mean_d (h_c - sg h_s)^2, a position: the states that the output projection is given, (..., d).
 
     The paper compares distillation with an L2 term; its text was not at hand, so what is matched is our choice. In
-    float32 at least. No gradient reaches the seer.
+    float32 at least. No gradient reaches the seer. Raises UserError for shapes that differ.
     """
+    if student_hidden.shape != seer_hidden.shape:
+        shapes = f"{tuple(student_hidden.shape)} and {tuple(seer_hidden.shape)}"
+        raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
     apart = (student_hidden.to(exact) - seer_hidden.detach().to(exact)).square().mean(-1)
     return _reduced(apart, reduction)
@@ -121,7 +122,7 @@ def checked_weights(alpha: float) -> tuple[float, float, float]:
 
 
 def _not_negative(weights: Sequence[float]) -> Sequence[float]:
-    if len(weights) != 3 or not all(weight >= 0 for weight in weights):
+    if len(weights) != 3 or not all(0.0 <= weight < math.inf for weight in weights):
         raise UserError(f"Seer forcing has three weights of at least 0, not {tuple(weights)}.")
     return weights
 
@@ -176,7 +177,7 @@ class SeerForcing(Method):
         self.networks["seer"] = SeerDecoder(model.get_decoder(), **self.options).to(model.device)
         if self.transfer == "adversarial":
             judge = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
-            self.networks["discriminator"] = judge.to(model.device)
+            self.networks["discriminator"] = judge.to(model.device, model.dtype)
         self.passes = passes(config.decoder_layers, width, config.decoder_ffn_dim, config.vocab_size)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -297,7 +298,7 @@ SETTINGS = Translation.settings_table.extended(
     vocab_size={"paper": 32_000, "source": "paper's value not seen"},
     max_length={"source": "paper's value not seen"},
     width={"source": f"{README}: transformer_wmt_en_de, 512"},
-    layers={"source": f"{README}: transformer_wmt_en_de, 6 + 6"},
+    layers={"demo": 2, "source": f"{README}: transformer_wmt_en_de, 6 + 6"},
     heads={"paper": 8, "source": f"{README}: transformer_wmt_en_de, 8"},
     feedforward={"paper": 2048, "source": f"{README}: transformer_wmt_en_de, 2048"},
     dropout={"study": 0.3, "paper": 0.1, "source": f"{README}: 0.1, and 0.3 for NIST"},
