@@ -25,7 +25,7 @@ def visible_positions(length: int, stream: str = "seer", shift: int = 2) -> Tens
     """Which of the `length` decoder inputs each output may see: boolean (length, length), rows are outputs.
 
     Input 0 is the start symbol and input j the target word y_j; output i predicts y_{i+1}. The "past" stream sees
-    j <= i, the "future" stream j >= i + shift, the "seer" both: with the paper's shift of 2 everything but y_{i+1}
+    j <= i, the "future" stream j >= i + shift, the "seer" both: with the shift of 2 everything but y_{i+1}
     (Figure 2: the future mask and the past mask). With a shift of 1 the word to be predicted is visible.
     Raises UserError for an unknown stream.
     """
@@ -45,8 +45,8 @@ class SeerDecoder(nn.Module):
     projection are those of the model, and no second copy of them is computed.
 
     reading: "reversed" is the released code: the future stream is the reversed sentence under a causal mask, and
-    the state computed at input i + 2 joins output i. "masked" is Figure 2 taken literally: row i sees j >= i + 2, and
-    where nothing is visible its context is zero. Both see the same words, and are different networks.
+    the state computed at input i + 2 joins output i. "masked" takes the masks of Figure 2 literally: row i sees
+    j >= i + 2, and where nothing is visible its context is zero. Both see the same words, and are different networks.
     shift: 2; with 1 the answer leaks. dropout: of its sublayers; None takes the decoder's. released_padding: reverses
     the padded row as a whole under a forward padding mask, as the released code does; only to show what that does.
     """
