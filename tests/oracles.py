@@ -138,6 +138,17 @@ def r_drop(alpha: float, epsilon: float = 0.0, convention: str = "uniform") -> C
     return loss
 
 
+def seer_forcing(weights: tuple[float, float, float], epsilon: float = 0.0, convention: str = "uniform") -> Oracle:
+    """a CE(p_c, y) + b CE(p_s, y) - c sum_v sg[p_s(v)] log p_c(v); the conventional decoder first, then the seer."""
+    nll, (a, b, c) = smoothed_nll(epsilon, convention), weights
+
+    def loss(z: np.ndarray, target: int) -> Any:
+        fixed = np.exp(log_softmax(z[1].real))  # a complex step does not reach what is behind the stop-gradient
+        return a * nll(z[:1], target) + b * nll(z[1:], target) - c * (fixed * log_softmax(z[0])).sum()
+
+    return loss
+
+
 # ---------------------------------------------------------------- from one position to a batch
 
 

@@ -40,7 +40,9 @@ from kdutils.experiments import resolve, run
 from kdutils.files import digest, exclusive, write_json
 from kdutils.methods import Method
 from kdutils.models import counted_logits, translation_model
+from kdutils.papers import seer_forcing
 from kdutils.papers.r_drop import EXPERIMENTS, RDrop
+from kdutils.papers.seer_forcing import SeerForcing
 from kdutils.training import Fitted, Recipe, fit
 
 VOCABULARY = 24
@@ -88,8 +90,11 @@ def recipe(**changes: Any) -> Recipe:
 
 def scores(current: nn.Module) -> dict[str, float]:
     """Scores on rows that are not trained on; they draw random numbers, as a paper's may."""
-    held_out = Batches(examples(12, seed=1), collate_translation(), batch_size=6, shuffle=False)
-    return {**token_scores(current, held_out), "kl": dropout_scores(current, held_out)["kl"]}
+    return {**token_scores(current, held_out()), "kl": dropout_scores(current, held_out())["kl"]}
+
+
+def held_out() -> Batches:
+    return Batches(examples(12, seed=1), collate_translation(), batch_size=6, shuffle=False)
 
 
 class Averaged(Method):
@@ -140,13 +145,18 @@ METHODS: dict[str, Callable[[], Method]] = {
     "r_drop": lambda: RDrop(alpha=2.0, k=2, epsilon=0.1),
     "averaged": Averaged,
 }
+# with networks beside the model that are looked at in every evaluation
+BESIDE: dict[str, Callable[[], Method]] = {
+    "seer_forcing": SeerForcing,
+    "adversarial": lambda: SeerForcing(alpha=0.25, transfer="adversarial"),
+}
 
 
 def train(folder: str | Path | None, method: str | Method = "baseline", dropout: float = 0.1, **changes: Any) -> Fitted:
     """Trains the same model on the same batches from the same random state; `.model` is what came out."""
-    chosen = METHODS[method]() if isinstance(method, str) else method
+    chosen = {**METHODS, **BESIDE}[method]() if isinstance(method, str) else method
     options = {name: changes.pop(name) for name in ("until", "identity", "evaluate") if name in changes}
-    options.setdefault("evaluate", scores)
+    options.setdefault("evaluate", lambda net: {**scores(net), **chosen.look(net, held_out())})
     with seeded(7):
         net = model(dropout)
         fitted = fit(net, chosen, batches(), recipe(**changes), folder=folder, **options)
@@ -277,10 +287,19 @@ def run_an_experiment(runs: str, arms: list[str], changes: dict[str, Any]) -> No
     run(EXPERIMENTS[1], settings, [1], runs, arms)
 
 
-def _die_at(number: int) -> list[str]:
-    """Counts every call of EVENTS; at the wanted one the process is killed, half way through where it writes."""
+def run_seer_forcing(
+    runs: str, arms: list[str], changes: dict[str, Any], events: list[str] | None = None, kill_at: int = 0
+) -> None:
+    """Seer Forcing's experiment for seed 1; with `kill_at`, dies at the so many-th of the events."""
+    _die_at(kill_at, events)
+    experiment = seer_forcing.EXPERIMENTS[0]
+    run(experiment, resolve([experiment], "demo", changes)["translation"], [1], runs, arms)
+
+
+def _die_at(number: int, places: list[str] | None = None) -> list[str]:
+    """Counts every call of EVENTS, or of others; at the wanted one the process dies, half way through a writing."""
     events: list[str] = []
-    for place in EVENTS:
+    for place in places or EVENTS:
         module, _, path = place.partition(":")
         *owners, name = path.split(".")
         owner = functools.reduce(getattr, owners, importlib.import_module(module))
