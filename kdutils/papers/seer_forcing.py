@@ -29,6 +29,7 @@ TITLE = "Guiding Teacher Forcing with Seer Forcing for Neural Machine Translatio
 CITATION = "Feng, Gu, Guo, Yang, Shao. ACL-IJCNLP 2021, pages 2862-2872. arXiv:2106.06751"
 
 TRANSFERS = ("kd", "l2", "adversarial")
+LONGEST_TRIAL = 24  # words: a sentence is compared with itself once for each, over the whole vocabulary
 
 # --- the objective -----------------------------------------------------------------------------------------------
 
@@ -240,9 +241,9 @@ def seer_scores(model: nn.Module, seer: SeerDecoder, batches: Iterable[dict[str,
 
 
 def _leaks(model: nn.Module, seer: SeerDecoder, batch: dict[str, Tensor]) -> dict[str, float]:
-    """One sentence of the batch against itself with one word replaced, for every word in turn."""
+    """The longest sentence of the batch against itself with one word replaced, for each of its first words in turn."""
     row = int((batch["labels"] >= 0).sum(1).argmax())
-    length = int((batch["labels"][row] >= 0).sum())
+    length = min(int((batch["labels"][row] >= 0).sum()), LONGEST_TRIAL)
     copies = {
         name: batch[name][row, : length if name in ("decoder_input_ids", "labels") else None].repeat(length, 1)
         for name in ("input_ids", "attention_mask", "decoder_input_ids", "labels")
