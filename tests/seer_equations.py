@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from scipy.special import erf
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ WIDTH, HEADS, VOCABULARY = 8, 2, 24
 ARCHITECTURES = ("pre_norm", "marian", "bart")  # the last two are post-norm
 READINGS = ("reversed", "masked")
 TARGETS, SOURCES = (5, 3, 1, 2), (4, 1, 3, 2)  # lengths of the sentences of a batch
+
+everywhere = pytest.mark.parametrize("name", ARCHITECTURES)
+both_readings = pytest.mark.parametrize("reading", READINGS)
 
 
 def scrambled(module: nn.Module, seed: int) -> nn.Module:

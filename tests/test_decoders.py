@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from kdutils.decoders import SeerDecoder, attention, check_seer, two_decoders, visible_positions
 from kdutils.errors import UserError
 from tests.seer_equations import (
-    ARCHITECTURES,
     HEADS,
-    READINGS,
     SOURCES,
     TARGETS,
     WIDTH,
     batch_of,
+    both_readings,
     build,
     equations,
+    everywhere,
     layer_norm,
     linear,
     numbers,
@@ -32,8 +32,6 @@ from tests.seer_equations import (
 from tests.tiny import one_sentence
 
 ALMOST_ONE = 1 - 1e-9  # a rate at which everything is dropped
-everywhere = pytest.mark.parametrize("name", ARCHITECTURES)
-both_readings = pytest.mark.parametrize("reading", READINGS)
 
 
 @pytest.fixture(autouse=True)

@@ -14,23 +14,20 @@ from torch.nn import functional as F
 from kdutils.decoders import two_decoders
 from kdutils.models import counted_logits
 from tests.seer_equations import (
-    ARCHITECTURES,
-    READINGS,
     SOURCES,
     TARGETS,
     VOCABULARY,
     WIDTH,
     batch_of,
+    both_readings,
     build,
     equations,
+    everywhere,
     layer_norm,
     numbers,
     same,
     seer_of,
 )
-
-everywhere = pytest.mark.parametrize("name", ARCHITECTURES)
-both_readings = pytest.mark.parametrize("reading", READINGS)
 
 
 @pytest.fixture(autouse=True)
