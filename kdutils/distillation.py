@@ -58,9 +58,19 @@ def cosine_loss(
     )
     if reduction == "none":
         return torch.zeros(counted.shape, dtype=exact, device=apart.device).masked_scatter(counted, apart)
-    if reduction not in ("mean", "sum"):
+    return reduced(apart, reduction)
+
+
+def reduced(values: Tensor, reduction: str) -> Tensor:
+    """Losses of single positions as their "mean" or "sum" (0 for no position), or as they are ("none").
+
+    Raises UserError for another reduction.
+    """
+    if reduction not in ("mean", "sum", "none"):
         raise UserError(f"There is no reduction '{reduction}'. Known: mean, sum, none.")
-    return apart.sum() / (max(len(apart), 1) if reduction == "mean" else 1)
+    if reduction == "none":
+        return values
+    return values.sum() / (max(values.numel(), 1) if reduction == "mean" else 1)
 
 
 def check_temperature(temperature: float) -> None:

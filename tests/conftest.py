@@ -47,3 +47,11 @@ def few_questions():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdutils.tasks.QUESTIONS", 1)
         yield
+
+
+@pytest.fixture
+def same_draws():
+    """torch's random numbers begin at the same place in every test."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield

@@ -34,11 +34,7 @@ from tests.tiny import one_sentence
 ALMOST_ONE = 1 - 1e-9  # a rate at which everything is dropped
 
 
-@pytest.fixture(autouse=True)
-def same_draws():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("same_draws")
 
 
 @everywhere

@@ -29,12 +29,7 @@ from tests.seer_equations import (
     seer_of,
 )
 
-
-@pytest.fixture(autouse=True)
-def same_draws():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("same_draws")
 
 
 def embedded_by_hand(model: nn.Module, ids: Tensor, name: str) -> np.ndarray:

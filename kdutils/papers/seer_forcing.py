@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from kdutils.claims import Claim, from_history, history, paired, paired_difference, sweep_setting, value
 from kdutils.decoders import SeerDecoder, check_seer, two_decoders, visible_positions
+from kdutils.distillation import reduced
 from kdutils.divergences import kl_divergence, label_smoothed_nll, nll_formula, weighted_sum
 from kdutils.errors import UserError, unknown
 from kdutils.evaluation import translation_scores
@@ -96,7 +97,7 @@ def l2_loss(student_hidden: Tensor, seer_hidden: Tensor, reduction: str = "mean"
         raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
     apart = (student_hidden.to(exact) - seer_hidden.detach().to(exact)).square().mean(-1)
-    return _reduced(apart, reduction)
+    return reduced(apart, reduction)
 
 
 def adversarial_losses(
@@ -112,7 +113,7 @@ def adversarial_losses(
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
     judged = torch.func.functional_call(discriminator, frozen, (student_hidden,))[..., 0].to(exact)
     real, fake = (discriminator(hidden.detach())[..., 0].to(exact) for hidden in (seer_hidden, student_hidden))
-    return _reduced(F.softplus(-judged), reduction), _reduced(F.softplus(-real) + F.softplus(fake), reduction)
+    return reduced(F.softplus(-judged), reduction), reduced(F.softplus(-real) + F.softplus(fake), reduction)
 
 
 def checked_weights(alpha: float) -> tuple[float, float, float]:
@@ -126,14 +127,6 @@ def _not_negative(weights: Sequence[float]) -> Sequence[float]:
     if len(weights) != 3 or not all(0.0 <= weight < math.inf for weight in weights):
         raise UserError(f"Seer forcing has three weights of at least 0, not {tuple(weights)}.")
     return weights
-
-
-def _reduced(values: Tensor, reduction: str) -> Tensor:
-    if reduction not in ("mean", "sum", "none"):
-        raise unknown("reduction", reduction, ["mean", "sum", "none"])
-    if reduction == "none":
-        return values
-    return values.sum() / (max(values.numel(), 1) if reduction == "mean" else 1)
 
 
 # --- the method --------------------------------------------------------------------------------------------------
