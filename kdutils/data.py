@@ -148,7 +148,7 @@ def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, 
     if source != "demo" and request.task != "classification":
         raise UserError(f"'{source}' is a corpus for classification: for {request.task} choose 'demo'.")
     sizes = DEMO_ROWS[request.task] | rows
-    drawn = _draw_distinct(_demo_generator(source, request, seed), sum(sizes.values()), max_words)
+    drawn = draw_distinct(_demo_generator(source, request, seed), sum(sizes.values()), max_words)
     ends = [sum(sizes[name] for name in SPLITS[: i + 1]) for i in range(3)]
     splits = {name: drawn[end - sizes[name] : end] for name, end in zip(SPLITS, ends, strict=True)}
     kinds = ("negative", "positive") if source == "demo" else ("unacceptable", "acceptable")
@@ -170,23 +170,23 @@ def _demo_generator(source: str, request: Request, seed: int) -> Callable[[int],
     ]
 
 
-def _draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: int = 0) -> list[Row]:
-    """Draws `total` short enough rows of which no two share a text, source or target: no cut of them leaks."""
+def draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: int = 0) -> list[Row]:
+    """Draws `total` short enough rows of which no two share a text, in whatever column: no cut of them leaks."""
     asked = total
     while asked < 25 * total + 1000:
-        seen: dict[str, set] = {"text": set(), "src": set(), "tgt": set()}
+        seen: dict[str, set] = {}
         kept = []
         for row in generate(asked):
-            texts = [(key, row[key]) for key in seen if key in row]
+            texts = [(key, text) for key, text in row.items() if isinstance(text, str)]
             short = not max_words or all(len(text.split()) <= max_words for _, text in texts)
-            if short and all(text not in seen[key] for key, text in texts):
+            if short and all(text not in seen.get(key, ()) for key, text in texts):
                 kept.append(row)
                 for key, text in texts:
-                    seen[key].add(text)
+                    seen.setdefault(key, set()).add(text)
         if len(kept) >= total:
             return kept[:total]
         needed = 1.05 * asked * total / max(len(kept), 1)  # at this yield; the first rows stay the same
-        asked = min(max(int(needed), asked + total - len(kept)), 4 * asked)
+        asked = min(max(int(needed), asked + total - len(kept)), 12 * asked)
     raise UserError(f"The demo grammar does not yield {total} different sentences: ask for fewer rows.")
 
 

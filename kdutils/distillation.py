@@ -1,4 +1,4 @@
-"""What a student learns from a teacher besides labels: softened probabilities, the direction of hidden states.
+"""What a student learns from a teacher besides labels: probabilities, softened or gated, directions of hidden states.
 
 >>> soft_target_loss(student_logits, teacher_logits, temperature=2.0)
 >>> cosine_loss(student_hidden, teacher_hidden, mask)
@@ -7,6 +7,8 @@ No gradient reaches the teacher. Masks and reductions are those of `kdutils.dive
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +61,58 @@ def cosine_loss(
     if reduction == "none":
         return torch.zeros(counted.shape, dtype=exact, device=apart.device).masked_scatter(counted, apart)
     return reduced(apart, reduction)
+
+
+class FixedTeacher:
+    """A fixed distribution over the words of each position, from logits (..., V) that are read slice by slice.
+
+    words (V,): where it is given, only those that are True have a probability, and together 1. top_k > 0: only the K
+    largest probabilities enter `probabilities`, as they are.
+    """
+
+    def __init__(self, logits: Tensor, words: Tensor | None, top_k: int) -> None:
+        self.logits, self.top_k = logits.detach().reshape(-1, logits.shape[-1]), top_k
+        self.banned = None if words is None else ~words.to(logits.device)
+
+    def logp(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        z = self.logits[rows].to(dtype)
+        if self.banned is not None:
+            z = z.masked_fill(self.banned, -math.inf)
+        return z.log_softmax(-1)
+
+    def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        q = self.logp(rows, dtype).exp_()
+        if not self.top_k or self.top_k >= q.shape[-1]:
+            return q
+        largest = q.topk(self.top_k, dim=-1)
+        return torch.zeros_like(q).scatter_(-1, largest.indices, largest.values)
+
+
+class Gated:
+    """a CE(p, y) + b g_t H(q, p) at position t, as a formula of `kdutils.divergences` for `weighted_sum`.
+
+    nll: the formula of CE. The teacher's distribution q is fixed, and so are the gates g (N,), one for each position,
+    and the weights (a, b).
+    """
+
+    def __init__(self, nll, teacher: FixedTeacher, gates: Tensor, weights: tuple[float, float]) -> None:
+        self.nll, self.teacher, self.gates, self.weights = nll, teacher, gates, weights
+
+    def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        a, b = self.weights
+        soft = -(self.teacher.probabilities(rows, logp.dtype) * logp[0]).sum(-1)
+        return a * self.nll.value(rows, logp) + b * self.gates[rows] * soft
+
+    def slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor]:
+        a, b = self.weights
+        (grad,) = self.nll.slope(rows, logp, p)
+        q = self.teacher.probabilities(rows, logp.dtype)
+        mass = q.sum(-1, keepdim=True) if self.teacher.top_k else 1.0  # of the K words that are kept
+        grad[0].mul_(a).add_((mass * p[0] - q).mul_(b * self.gates[rows, None]))
+        return (grad,)
+
+    def check(self, rows: Tensor | slice, classes: int) -> None:
+        self.nll.check(rows, classes)
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:

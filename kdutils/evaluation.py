@@ -94,35 +94,44 @@ def translate(
     beams: int = 1,
     max_length: int = 64,
     batch_size: int = 64,
+    source_tag: int | None = None,
+    target_tag: int | None = None,
 ) -> list[str]:
     """Translates sentences, greedily or by beam search, and returns the translations in the same order.
 
     Of a source, `max_length` tokens are read, </s> included. A translation ends after `max_length` tokens,
-    <s> included, or after twice its source's and 10 more, whichever comes first. Dropout is off and nothing
-    is sampled. Raises UserError for a number of beams, a batch size or a length that makes no sense.
+    <s> included, or after twice its source's and 10 more, whichever comes first. Of a multilingual model,
+    `source_tag` is the token put before every source and `target_tag` the first one of every translation. Dropout
+    is off and nothing is sampled. Raises UserError for a number of beams, a batch size or a length that makes no sense.
     """
     _at_least(1, beams=beams, batch_size=batch_size)
     _at_least(2, max_length=max_length)
     longest = min(max_length, _positions(model))
-    sources = source_ids(sentences, tokenizer, longest)
+    tag = [] if source_tag is None else [source_tag]
+    sources = [tag + ids for ids in source_ids(sentences, tokenizer, longest - len(tag))]
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]), reverse=True)  # little padding
     translations = [""] * len(sources)
     with mode(model, training=False):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            for i, ids in zip(chosen, _generate(model, [sources[i] for i in chosen], beams, longest), strict=True):
+            produced = _generate(model, [sources[i] for i in chosen], beams, longest, target_tag)
+            for i, ids in zip(chosen, produced, strict=True):
                 translations[i] = tokenizer.decode(ids, skip_special_tokens=True)
     return translations
 
 
-def _generate(model: PreTrainedModel, sources: list[list[int]], beams: int, longest: int) -> list[list[int]]:
+def _generate(
+    model: PreTrainedModel, sources: list[list[int]], beams: int, longest: int, first: int | None = None
+) -> list[list[int]]:
     """Token ids of the translations of sources sorted from long to short, without the start token."""
     special = _special_ids(model)
     caps = [min(2 * len(source) + 10, longest - 1) for source in sources]  # the start token has a position too
     width = len(sources[0])
     ids = [source + [special["pad_token_id"]] * (width - len(source)) for source in sources]
     content = [[1] * len(source) + [0] * (width - len(source)) for source in sources]
-    config = GenerationConfig(max_new_tokens=caps[0], num_beams=beams, do_sample=False, **special)
+    config = GenerationConfig(
+        max_new_tokens=caps[0], num_beams=beams, do_sample=False, forced_bos_token_id=first, **special
+    )
     output = model.generate(
         input_ids=torch.tensor(ids, device=model.device),
         attention_mask=torch.tensor(content, device=model.device),

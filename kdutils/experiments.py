@@ -189,7 +189,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The trained model of an arm, in evaluation mode, as plain transformers loads it."""
     place = _finished_arm(experiment, settings, arm, seed, runs) / "model"
-    return models.pretrained(str(place), experiment.name).eval()
+    return models.pretrained(str(place), experiment.task.kind).eval()
 
 
 def load_method(

@@ -44,7 +44,7 @@ TRAINING = (
     Setting("schedule", "inverse_sqrt", "inverse_sqrt", "inverse_sqrt", "how the rate falls after the warm-up"),
     Setting("weight_decay", 1e-4, 1e-4, 1e-4, "decoupled weight decay of the matrices"),
     Setting("clip", 0.0, 0.0, 0.0, "largest gradient norm; 0: no clipping"),
-    Setting("eval_every", 60, 500, 2000, "updates between evaluations on the validation split"),
+    Setting("eval_every", 60, 500, 2000, "updates between evaluations on the validation split; 0: once an epoch"),
     Setting("log_every", 20, 100, 100, "updates between lines of the training history"),
     Setting("checkpoint_every", 300, 500, 2000, "updates between checkpoints"),
     Setting("patience", 0, 0, 0, "evaluations without improvement before stopping; 0: train to the end"),
@@ -58,6 +58,7 @@ class Task:
     """A corpus and a tokenizer, made once from the settings, for all seeds and all methods alike."""
 
     name = ""
+    kind = ""  # of the model: translation, classification or masked_lm
     monitor, larger_is_better = "loss", False
     headline = "test_loss"  # the metric that results are compared by
 
@@ -126,7 +127,7 @@ class Task:
         return {split: n for split in splits if (n := self.settings[f"{split}_rows"])}
 
     def _trained_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-        return b.train_tokenizer(texts, self.settings.vocab_size, self.name)
+        return b.train_tokenizer(texts, self.settings.vocab_size, self.kind)
 
     def _shape(self) -> dict[str, Any]:
         return {name: self.settings[name] for name in ("width", "layers", "heads", "feedforward", "dropout")}
@@ -135,7 +136,7 @@ class Task:
 class Translation(Task):
     """Translation of one language into another, by an encoder-decoder trained from scratch."""
 
-    name = "translation"
+    name = kind = "translation"
     headline = "test_bleu"
     settings_table = Table(
         Setting("data", "demo", "hub:bentrevett/multi30k", "demo", "demo, hub:owner/name, or a folder of yours"),
@@ -207,7 +208,7 @@ class Translation(Task):
 class Classification(Task):
     """Classification of texts or pairs of texts, by an encoder from scratch or a pre-trained one."""
 
-    name = "classification"
+    name = kind = "classification"
     headline = "test_accuracy"
     settings_table = Table(
         Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),
@@ -268,7 +269,7 @@ class Classification(Task):
 class MaskedLM(Task):
     """Masked language modelling by an encoder: the task that a teacher is pre-trained on, and distilled."""
 
-    name = "masked_lm"
+    name = kind = "masked_lm"
     settings_table = Table(
         Setting(
             "data", "demo", "hub:Salesforce/wikitext/wikitext-103-raw-v1", "hub:wikimedia/wikipedia/20231101.en",

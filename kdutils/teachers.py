@@ -1,10 +1,11 @@
-"""Teachers that are pre-trained: taken from the hub or a folder, or trained here once and kept for all who learn.
+"""Teachers that are trained before the student: taken from the hub or a folder, or trained here and kept.
 
 >>> teacher = teacher_of(task, "runs")          # task: a kdutils.tasks.MaskedLM
 >>> story = teacher_story(task, "runs")         # its training curve, and the minutes that it took
 
-One teacher serves every student, every seed and every paper that asks for one with the same settings. It lies in
-`<runs>/teachers/masked_lm-<digest>/`, written last so that it is whole or absent; an interrupted training goes on.
+One masked language model serves every student, every seed and every paper that asks for one with the same settings.
+It lies in `<runs>/teachers/masked_lm-<digest>/`, written last so that it is whole or absent; an interrupted training
+goes on. Translators of one language each (`individual_teachers`) belong to one run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import nn
 from transformers import PreTrainedModel
 
 from kdutils import models
-from kdutils.checkpoints import clear_run, seeded, writing
-from kdutils.experiments import checked_seeds, main_process, threads
+from kdutils.checkpoints import clear_run, load_weights, save_weights, seeded, writing
+from kdutils.experiments import Trial, checked_seeds, main_process, threads
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
 from kdutils.provenance import provenance
@@ -87,3 +89,32 @@ def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
         write_json(place / "result.json", story)
         clear_run(place)
         print(f"The teacher was pre-trained in {time.monotonic() - started:.0f} s")
+
+
+# --- translators of one language each ----------------------------------------------------------------------------
+
+
+def individual_teachers(trial: Trial, method: Method) -> nn.ModuleDict:
+    """A translator of each language of a `Multilingual` task alone, kept under `trial.place` once it is trained.
+
+    Each gets as many updates as the translator of all, on the pairs of its language, and is taken where its validation
+    loss was lowest. `method` trains them. Raises Paused when the time is over before they are trained.
+    """
+    task, s, found = trial.task, trial.settings, {}
+    place = trial.place / "individual"
+    recipe = task.recipe(eval_every=max(1, s.updates // 20), checkpoint_every=max(1, s.updates // 4))
+    for language in s.languages:
+        model, file = task.model(trial.seed), place / f"{language}.safetensors"
+        if file.exists():
+            load_weights(model, file)
+        else:
+            with seeded(trial.seed):
+                fit(
+                    model, method, task.only(language, trial.seed), recipe,
+                    evaluate=lambda now, own=language: task.scores(now, "validation", own),
+                    folder=place / language, identity=language, until=trial.until, description=f"{language} alone",
+                )  # fmt: skip
+            save_weights(model, file)
+            clear_run(place / language)
+        found[language] = model
+    return nn.ModuleDict(found)

@@ -25,7 +25,7 @@ from transformers import get_scheduler
 
 from kdutils.checkpoints import Checkpoints, load_weights, save_weights, seeded
 from kdutils.errors import Paused, UserError, unknown
-from kdutils.files import explained, make_folder, write_text
+from kdutils.files import explained, make_folder, read_json, write_text
 from kdutils.methods import BatchPlan, Method, Moment
 from kdutils.models import mode
 from kdutils.progress import progress
@@ -45,7 +45,7 @@ class Recipe:
     weight_decay: float = 1e-4
     clip: float = 0.0  # largest norm of the gradient; 0 means no clipping
     accumulation: int = 1  # batches an update, over all processes
-    eval_every: int = 100  # updates
+    eval_every: int = 100  # updates; 0: at the end of every epoch of the data
     log_every: int = 20
     checkpoint_every: int = 200
     patience: int = 0  # evaluations without improvement before stopping; 0 means never
@@ -59,10 +59,10 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         choose_precision("cpu", self.precision)
-        for name in ("accumulation", "eval_every", "log_every", "checkpoint_every"):
+        for name in ("accumulation", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience"):
+        for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience", "eval_every"):
             if not getattr(self, name) >= 0:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must not be negative.")
 
@@ -175,14 +175,14 @@ class _Loop:
             return self._as_it_is()
         nn.ModuleList(self.saved.values()).train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
-            while self.at.update < recipe.updates and not self._patience_is_over():
+            while self.at.update < recipe.updates and not 0 < recipe.patience <= self.at.stale:
                 with _enough_memory():
                     self._update()
                 self.at.seconds = time.monotonic() - started
                 update = self.at.update
                 if update % recipe.log_every == 0 or update == recipe.updates:
                     bar.set_postfix_str(self._log_training(), refresh=False)
-                if self.evaluate and (update % recipe.eval_every == 0 or update == recipe.updates):
+                if self.evaluate and (update == recipe.updates or self._is_time_to_look()):
                     self._evaluate()
                 bar.update(1)
                 paused = until is not None and update < recipe.updates and self._late(until)
@@ -237,6 +237,12 @@ class _Loop:
         if getattr(self, "_planned", None) is None or self._planned[0] != epoch:
             self._planned = (epoch, len(self.batches.plan(epoch)))
         return self._planned[1]
+
+    def _is_time_to_look(self) -> bool:
+        if self.recipe.eval_every:
+            return self.at.update % self.recipe.eval_every == 0
+        crossed = self.at.epoch > 0 and self.at.index < self.recipe.accumulation  # an update over the end of an epoch
+        return crossed or self.at.index >= self._batches_in(self.at.epoch)
 
     def _moment(self, update: int) -> Moment:
         logged = update % self.recipe.log_every == 0 or update == self.recipe.updates
@@ -318,9 +324,6 @@ class _Loop:
             with explained(self.folder), open(self.folder / "history.jsonl", "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(row) + "\n")
 
-    def _patience_is_over(self) -> bool:
-        return 0 < self.recipe.patience <= self.at.stale
-
     @contextlib.contextmanager
     def _tracking(self) -> Iterator[None]:
         if self.recipe.tracker:
@@ -350,7 +353,8 @@ class _Loop:
     def _drop_old_bests(self) -> None:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
-            best = (_facts(path)["at"]["best"].get("file", "none") for path in self.checkpoints.names())
+            kept = (read_json(path / "facts.json")["at"]["best"] for path in self.checkpoints.names())
+            best = (facts.get("file", "none") for facts in kept)
             named = {file.partition(".")[0] for file in best}  # best-00000400, of the model and of those beside it
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):
                 if file.name.partition(".")[0] not in named:  # a killed process left those with a temporary name
@@ -362,7 +366,7 @@ class _Loop:
             self.checkpoints.drop_after(None)
             self._rewrite_history()
             return
-        if _facts(newest)["identity"] != self.identity:
+        if read_json(newest / "facts.json")["identity"] != self.identity:
             raise UserError(f"{self.folder} holds a run with other settings: choose another folder, or delete it.")
         self.checkpoints.drop_after(newest)
         tensors, facts = self.checkpoints.load(newest, self.saved)
@@ -444,7 +448,3 @@ def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[s
     """Matrices decay; biases and layer-norm vectors do not."""
     matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return json.loads((path / "facts.json").read_text(encoding="utf-8"))

@@ -284,7 +284,7 @@ def test_unknown_arms_tasks_presets_and_settings(tmp_path):
     ("task", "change"),
     [
         *(("classification", change) for change in (
-            {"schedule": "lin"}, {"precision": "fp8"}, {"updates": 0}, {"accumulation": 0}, {"eval_every": 0},
+            {"schedule": "lin"}, {"precision": "fp8"}, {"updates": 0}, {"accumulation": 0}, {"eval_every": -1},
             {"checkpoint_every": 0}, {"log_every": 0}, {"learning_rate": -1}, {"alpha": -1}, {"k": 0}, {"m": 1},
             {"heads": 3}, {"heads": 0}, {"dropout": 1.5}, {"layers": 0}, {"width": -4}, {"batch_size": 0},
             {"max_length": 0}, {"vocab_size": 3}, {"label_smoothing": 2.0}, {"smoothing_convention": "x"},

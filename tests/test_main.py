@@ -166,7 +166,7 @@ def test_a_mistake_in_the_last_paper_is_found_before_the_first_runs(refused, mon
     assert "no paper 'bogus'" in refused("run", "r_drop", "bogus")
 
 
-@pytest.mark.parametrize("change", ["alpha=-1", "k=0", "m=1", "updates=0", "learning_rate=-1", "eval_every=0"])
+@pytest.mark.parametrize("change", ["alpha=-1", "k=0", "m=1", "updates=0", "learning_rate=-1", "eval_every=-1"])
 def test_a_value_that_cannot_be_is_refused_before_the_baseline_trains(refused, change, tmp_path):
     assert change.partition("=")[0] in refused(*tiny_train(change))
     assert not list(tmp_path.rglob("result.json"))

@@ -166,7 +166,7 @@ def test_fp16_without_a_gpu_trains_or_is_one_sentence():
         ({"precision": "fp8"}, "no precision 'fp8'"),
         ({"updates": -1}, "updates is -1"),
         ({"accumulation": 0}, "accumulation is 0"),
-        ({"eval_every": 0}, "eval_every is 0"),
+        ({"eval_every": -1}, "eval_every is -1"),
         ({"log_every": -1}, "log_every is -1"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
