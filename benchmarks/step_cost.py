@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
             {
                 "task": experiment.name,
                 "method": name,
-                "floor": masked_lm_floor(options) if experiment.name == "masked_lm" else method.passes,
+                "floor": masked_lm_floor(options) if experiment.task.kind == "masked_lm" else method.passes,
                 "plain_ms": 1000 * seconds,
                 "time": statistics.median(ratios),
                 "time_quartiles": [quartiles[0], quartiles[2]],
@@ -82,12 +83,18 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     """A function that takes one training step on a fixed batch of random tokens."""
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = make_model(experiment.name, options).to(device).train()
-    if experiment.name == "masked_lm":
+    kind = experiment.task.kind
+    model = make_model(kind, options).to(device).train()
+    if kind == "masked_lm":
         teacher = models.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
         method.teacher = teacher.to(device).eval().requires_grad_(False)
-    batch = {name: tensor.to(device) for name, tensor in random_batch(experiment.name, options).items()}
+    batch = random_batch(kind, options)
+    if languages := experiment.settings.resolve("demo").get("languages"):
+        batch |= {"language": languages[0], "target_words": torch.ones(options.vocabulary, dtype=torch.bool)}
+    batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     method.attach(model)
+    for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
+        method.after_evaluation(model, defaultdict(float), Moment(1, 1, 0, logged=False))
     trained = (p for module in (model, *method.modules().values()) for p in module.parameters() if p.requires_grad)
     optimizer = torch.optim.AdamW(list(trained), lr=1e-4, fused=True)
 
@@ -106,12 +113,12 @@ def shape_of(options: argparse.Namespace, layers: int) -> dict[str, int]:
     return {"width": options.width, "layers": layers, "heads": options.heads, "feedforward": 4 * options.width}
 
 
-def make_model(task: str, options: argparse.Namespace) -> torch.nn.Module:
+def make_model(kind: str, options: argparse.Namespace) -> torch.nn.Module:
     """An untrained model; for masked LM the student, a DistilBERT under a teacher of twice as many layers."""
     shape = shape_of(options, options.layers)
-    if task == "translation":
+    if kind == "translation":
         return models.translation_model(options.vocabulary, **shape)
-    if task == "classification":
+    if kind == "classification":
         return models.classifier(options.vocabulary, ("negative", "positive"), **shape)
     teacher = models.masked_lm(options.vocabulary, **shape).config
     return DistilBertForMaskedLM(student_config(teacher, options.layers))
@@ -128,12 +135,12 @@ def masked_lm_floor(options: argparse.Namespace) -> float:
     return (3 * (student + head) + teacher + head) / (3 * (student + 0.15 * head))
 
 
-def random_batch(task: str, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+def random_batch(kind: str, options: argparse.Namespace) -> dict[str, torch.Tensor]:
     length, rows = 32, max(1, options.tokens // 32)
     ids = torch.randint(5, options.vocabulary, (2, rows, length)).tolist()
-    if task == "translation":
+    if kind == "translation":
         return collate_translation()([{"source": s, "target": t} for s, t in zip(*ids, strict=True)])
-    if task == "classification":
+    if kind == "classification":
         return collate_classification()([{"input_ids": s, "label": i % 2} for i, s in enumerate(ids[0])])
     inputs = torch.tensor(ids[0])
     positions = torch.randperm(inputs.numel())[: round(0.15 * inputs.numel())].sort().values

@@ -94,9 +94,9 @@ def train(options: argparse.Namespace) -> None:
     chosen = [experiment for experiment in paper.EXPERIMENTS if experiment.name in wanted]
     seeds, left = experiments.checked_seeds(options.seeds or [1, 2, 3]), runs.countdown(options.max_minutes)
     for experiment in chosen:  # everything that can be refused, before the first of them trains for days
-        for arm in options.arms or []:
-            experiment.arm(arm)
         settings = wanted[experiment.name]
+        for arm in options.arms or [one.name for one in experiment.arms]:
+            experiment.arm(arm).method(settings)
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
             runs.free_place({**key, "overrides": settings.overrides}, options.results)

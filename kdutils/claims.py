@@ -136,7 +136,7 @@ def value(records: Sequence[Record], arm: str, metric: str) -> Values:
     known = sorted({name for _, scores in metrics for name in scores})
     if metrics and metric not in known:
         raise unknown("metric", metric, known)
-    return _by_seed(((seed, _number(scores.get(metric))) for seed, scores in metrics), f"{arm}'s {metric}")
+    return by_seed(((seed, _number(scores.get(metric))) for seed, scores in metrics), f"{arm}'s {metric}")
 
 
 def paired_difference(records: Sequence[Record], metric: str, arm_a: str, arm_b: str) -> Values:
@@ -172,7 +172,7 @@ def from_history(
     if records and not any(curve for _, curve in curves):
         raise unknown(f"logged {kind} metric", metric, logged(records, arm, kind))
     numbers = ((seed, _safely(summary, c) if c and np.isfinite(c).all() else math.nan) for seed, c in curves)
-    return _by_seed(numbers, f"{arm}'s {metric}")
+    return by_seed(numbers, f"{arm}'s {metric}")
 
 
 def sweep(records: Sequence[Record], metric: str, arms: Mapping[float, str]) -> dict[float, Values]:
@@ -232,7 +232,7 @@ def logged(records: Sequence[Record], arm: str, kind: str) -> list[str]:
     return sorted(names - {"update", "kind", "seconds"})
 
 
-def _by_seed(pairs: Iterable[tuple[int, float]], what: str) -> Values:
+def by_seed(pairs: Iterable[tuple[int, float]], what: str) -> Values:
     """Refuses two different numbers for one seed: they come from different settings and must not be mixed."""
     found: Values = {}
     for seed, number in pairs:

@@ -10,11 +10,13 @@ An epoch is the time between two evaluations; they count from 1. Losses are labe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from scipy.stats import spearmanr
 
-from kdutils.claims import Record, Values, history, paired
+from kdutils.claims import Record, Values, by_seed, history, logged, paired
+from kdutils.errors import unknown
 
 
 def sizes(record: Record) -> dict[str, int]:
@@ -23,8 +25,14 @@ def sizes(record: Record) -> dict[str, int]:
 
 
 def validation_curves(record: Record, arm: str) -> dict[str, list[float]]:
-    """Language -> its validation loss V_l after each epoch (fact L2, in nats)."""
-    return {one: history(record, arm, f"smoothed_loss_{one}")[1] for one in record["settings"]["languages"]}
+    """Language -> its validation loss V_l after each epoch (fact L2, in nats). Raises UserError where there is none."""
+    return {one: _curve(record, arm, f"smoothed_loss_{one}") for one in record["settings"]["languages"]}
+
+
+def _curve(record: Record, arm: str, metric: str) -> list[float]:
+    if curve := history(record, arm, metric)[1]:
+        return curve
+    raise unknown("logged eval metric", metric, logged([record], arm, "eval"))
 
 
 def convergence_epochs(record: Record, arm: str) -> dict[str, int]:
@@ -34,21 +42,25 @@ def convergence_epochs(record: Record, arm: str) -> dict[str, int]:
 
 def distance_to_best(record: Record, arm: str) -> float:
     """sum_l V_l(e*) - min_e V_l(e), with e* the epoch of the lowest overall loss: what one checkpoint for all costs."""
-    overall = history(record, arm, "smoothed_loss")[1]
+    overall = _curve(record, arm, "smoothed_loss")
     chosen = overall.index(min(overall))
     return sum(curve[chosen] - min(curve) for curve in validation_curves(record, arm).values())
 
 
 def epochs_taught(record: Record, arm: str = "lssd") -> dict[str, int]:
     """Language -> the number of epochs in which it was distilled, as the training counted them."""
-    return {one: int(history(record, arm, f"taught_{one}")[1][-1]) for one in record["settings"]["languages"]}
+    return {one: int(_curve(record, arm, f"taught_{one}")[-1]) for one in record["settings"]["languages"]}
 
 
 def measured(arm: str, number: Callable[[Record, str], float], over: str = ""):
-    """A number of each record's arm, seed by seed; minus that of another arm where one is named."""
+    """A number of each record's arm, seed by seed; minus that of another arm where one is named.
+
+    A seed with a validation loss that is not finite gives NaN.
+    """
 
     def one(records: list[Record], name: str) -> Values:
-        return {record["seed"]: float(number(record, name)) for record in records if name in record["arms"]}
+        having = [record for record in records if name in record["arms"]]
+        return by_seed(((r["seed"], float(number(r, name)) if _finite(r, name) else math.nan) for r in having), name)
 
     return lambda records: paired(one(records, arm), one(records, over)) if over else one(records, arm)
 
@@ -73,13 +85,17 @@ def later(record: Record, arm: str) -> float:
 
 def span_beyond_noise(records: list[Record]) -> Values:
     """Latest minus earliest convergence epoch of the languages, less the mean span of one language over the seeds."""
-    epochs = [convergence_epochs(record, "baseline") for record in records if "baseline" in record["arms"]]
+    having = [record for record in records if "baseline" in record["arms"] and _finite(record, "baseline")]
+    epochs = [convergence_epochs(record, "baseline") for record in having]
     if len(epochs) < 2:
         return {}
     spans = [max(found[one] for found in epochs) - min(found[one] for found in epochs) for one in epochs[0]]
     noise = sum(spans) / len(spans)
-    seeds = [record["seed"] for record in records if "baseline" in record["arms"]]
-    return {seed: max(e.values()) - min(e.values()) - noise for seed, e in zip(seeds, epochs, strict=True)}
+    return measured("baseline", lambda r, arm: _span(convergence_epochs(r, arm)) - noise)(records)
+
+
+def _span(epochs: dict[str, int]) -> int:
+    return max(epochs.values()) - min(epochs.values())
 
 
 def overfitting(record: Record, arm: str) -> float:
@@ -87,3 +103,9 @@ def overfitting(record: Record, arm: str) -> float:
     own = sizes(record)
     curve = validation_curves(record, arm)[min(own, key=own.get)]
     return curve[-1] - min(curve)
+
+
+def _finite(record: Record, arm: str) -> bool:
+    """Whether every validation loss of an arm is a number; claims are not graded by others."""
+    curves = [_curve(record, arm, "smoothed_loss"), *validation_curves(record, arm).values()]
+    return all(math.isfinite(loss) for curve in curves for loss in curve)

@@ -9,12 +9,13 @@ No gradient reaches the teacher. Masks and reductions are those of `kdutils.dive
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdutils.divergences import kl_divergence
+from kdutils.divergences import CELLS_AT_ONCE, kl_divergence
 from kdutils.errors import UserError
 
 
@@ -67,52 +68,110 @@ class FixedTeacher:
     """A fixed distribution over the words of each position, from logits (..., V) that are read slice by slice.
 
     words (V,): where it is given, only those that are True have a probability, and together 1. top_k > 0: only the K
-    largest probabilities enter `probabilities`, as they are.
+    largest probabilities enter `probabilities`, as they are. Raises UserError for words of another shape, or none.
     """
 
-    def __init__(self, logits: Tensor, words: Tensor | None, top_k: int) -> None:
+    def __init__(self, logits: Tensor, words: Tensor | None = None, top_k: int = 0) -> None:
         self.logits, self.top_k = logits.detach().reshape(-1, logits.shape[-1]), top_k
-        self.banned = None if words is None else ~words.to(logits.device)
+        if words is not None and (words.shape != logits.shape[-1:] or not (words.is_cuda or bool(words.any()))):
+            wanted = f"({logits.shape[-1]},) with at least one that is True"
+            raise UserError(f"The words of a teacher must be {wanted}, not {tuple(words.shape)}.")
+        self.banned = None if words is None else ~words.bool().to(logits.device)
 
-    def logp(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+    def scores(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """The logits of some positions, -inf for words that it does not use."""
         z = self.logits[rows].to(dtype)
-        if self.banned is not None:
-            z = z.masked_fill(self.banned, -math.inf)
-        return z.log_softmax(-1)
+        return z if self.banned is None else z.masked_fill(self.banned, -math.inf)
 
-    def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        q = self.logp(rows, dtype).exp_()
+    def probabilities(self, rows: Tensor | slice, norms: Tensor) -> Tensor:
+        """q of some positions, from what `_norms` says of their logits."""
+        q = _log_probabilities(self.scores(rows, norms.dtype), norms).exp_()
         if not self.top_k or self.top_k >= q.shape[-1]:
             return q
         largest = q.topk(self.top_k, dim=-1)
         return torch.zeros_like(q).scatter_(-1, largest.indices, largest.values)
 
 
-class Gated:
-    """a CE(p, y) + b g_t H(q, p) at position t, as a formula of `kdutils.divergences` for `weighted_sum`.
+def gated_distillation(
+    nll: object,
+    logits: Tensor,
+    targets: Tensor,
+    teacher: FixedTeacher,
+    gates: Callable[[Tensor, Tensor, Tensor], Tensor],
+    weights: tuple[float, float],
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """a CE(p, y) + b g_t H(q, p) at position t, with the labels' `nll_formula` and a teacher's fixed q.
 
-    nll: the formula of CE. The teacher's distribution q is fixed, and so are the gates g (N,), one for each position,
-    and the weights (a, b).
+    logits (..., V); targets and mask (...). gates(p*, q*, rows) gives g (n,) from the log-probabilities of the right
+    words under student and teacher at the n counted positions, whose flat numbers are `rows`; it has no gradient.
+    weights: (a, b). Logits are read in slices, and the gradient is made while they are at hand, so that nothing of
+    their size is kept beside it. Only the student's logits have a gradient. Raises UserError for an unknown reduction
+    or a mask of another shape.
     """
+    if mask is not None and mask.shape != targets.shape:
+        raise UserError(f"The mask has shape {tuple(mask.shape)}, the positions have {tuple(targets.shape)}.")
+    flat, right = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    rows = torch.arange(len(right), device=right.device) if mask is None else mask.reshape(-1).nonzero()[:, 0]
+    nll.check(rows, logits.shape[-1])
+    values = _GatedDistillation.apply(nll, right, teacher, gates, weights, rows, flat)
+    return values.reshape(targets.shape) if reduction == "none" else reduced(values[rows], reduction)
 
-    def __init__(self, nll, teacher: FixedTeacher, gates: Tensor, weights: tuple[float, float]) -> None:
-        self.nll, self.teacher, self.gates, self.weights = nll, teacher, gates, weights
 
-    def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
-        a, b = self.weights
-        soft = -(self.teacher.probabilities(rows, logp.dtype) * logp[0]).sum(-1)
-        return a * self.nll.value(rows, logp) + b * self.gates[rows] * soft
+class _GatedDistillation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, nll, right, teacher, gates, weights, rows, logits):
+        exact = torch.promote_types(torch.promote_types(logits.dtype, teacher.logits.dtype), torch.float32)
+        slices = list(_slices(rows, logits))
+        norms = logits.new_zeros(2, 2, len(rows), dtype=exact)  # of student and teacher
+        gold = logits.new_zeros(2, len(rows), dtype=exact)  # log-probability of the right word
+        for some, place in slices:
+            for i, z in enumerate((logits[place].to(exact), teacher.scores(place, exact))):
+                norms[i, :, some] = _norms(z)
+                at_gold = z.gather(-1, right[rows[some], None])
+                gold[i, some] = _log_probabilities(at_gold, norms[i, :, some])[:, 0]
+        a, b, g = *weights, gates(*gold, rows)
+        # float16 has no room for a slope that a loss scale has not yet enlarged
+        kind = exact if logits.dtype == torch.float16 else logits.dtype
+        values, wanted = logits.new_zeros(len(logits), dtype=exact), ctx.needs_input_grad[-1]
+        grad = torch.zeros_like(logits, dtype=kind) if wanted else None
+        for some, place in slices:
+            logp = _log_probabilities(logits[place].to(exact), norms[0, :, some])
+            p, q, share = logp.exp(), teacher.probabilities(place, norms[1, :, some]), b * g[some]
+            values[place] = a * nll.value(place, logp[None]) - share * (q * logp).sum(-1)
+            if wanted:
+                (slope,) = nll.slope(place, logp[None], p[None])
+                mass = q.sum(-1, keepdim=True) if teacher.top_k else 1.0  # of the K words that are kept
+                grad[place] = slope[0].mul_(a).add_(p.mul_(mass).sub_(q).mul_(share[:, None])).to(kind)
+        ctx.save_for_backward(grad)
+        ctx.kind = logits.dtype
+        return values
 
-    def slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor]:
-        a, b = self.weights
-        (grad,) = self.nll.slope(rows, logp, p)
-        q = self.teacher.probabilities(rows, logp.dtype)
-        mass = q.sum(-1, keepdim=True) if self.teacher.top_k else 1.0  # of the K words that are kept
-        grad[0].mul_(a).add_((mass * p[0] - q).mul_(b * self.gates[rows, None]))
-        return (grad,)
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, outer: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return (*[None] * 6, (grad * outer[:, None]).to(ctx.kind))
 
-    def check(self, rows: Tensor | slice, classes: int) -> None:
-        self.nll.check(rows, classes)
+
+def _norms(z: Tensor) -> Tensor:
+    """The largest of each row of logits, and the log of the sum of exponentials beside it, (2, n)."""
+    top = z.amax(-1)
+    return torch.stack([top, (z - top[:, None]).exp_().sum(-1).log_()])
+
+
+def _log_probabilities(z: Tensor, norms: Tensor) -> Tensor:
+    """log softmax of rows whose `_norms` are known; what all of a row have in common is taken off exactly."""
+    return (z - norms[0, :, None]).sub_(norms[1, :, None])
+
+
+def _slices(rows: Tensor, logits: Tensor) -> Iterator[tuple[slice, Tensor | slice]]:
+    """Cuts the counted rows into pieces: which of them, and where they lie (in one run, if nothing is left out)."""
+    step = max(1, CELLS_AT_ONCE.get(logits.device.type, 2**25) // max(1, 2 * logits.shape[-1]))
+    for start in range(0, len(rows), step):
+        some = slice(start, min(start + step, len(rows)))
+        yield some, some if len(rows) == len(logits) else rows[some]
 
 
 def reduced(values: Tensor, reduction: str) -> Tensor:

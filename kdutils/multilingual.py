@@ -38,7 +38,7 @@ PIVOT = "en"
 
 
 def language_sampling(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
-    """P_l proportional to (n_l / sum n)^(1/temperature): how often a sentence is of language l (fact L9 of LSSD).
+    """P_l proportional to n_l^(1/temperature): how often a sentence is of language l (fact L9 of LSSD).
 
     Temperature 1 is proportional to the sizes, infinity the same for all. Raises UserError for a temperature that
     is not above 0, or a language without a sentence.
@@ -47,8 +47,8 @@ def language_sampling(sizes: Mapping[str, int], temperature: float = 1.0) -> dic
         raise UserError(f"The sampling temperature is {temperature}: it must be above 0, and 1 is proportional.")
     if not sizes or min(sizes.values()) < 1:
         raise UserError(f"Every language needs at least one sentence to sample from, not {dict(sizes)}.")
-    total = sum(sizes.values())
-    weights = {language: (size / total) ** (1 / temperature) for language, size in sizes.items()}
+    most = max(sizes.values())
+    weights = {language: (size / most) ** (1 / temperature) for language, size in sizes.items()}
     return {language: weight / sum(weights.values()) for language, weight in weights.items()}
 
 
@@ -62,7 +62,7 @@ def virtual_epoch(sizes: Mapping[str, int], temperature: float = 1.0, length: in
     if length < 0:
         raise UserError(f"An epoch cannot have {length} sentences: choose 0 for the size of the corpora, or more.")
     chances = language_sampling(sizes, temperature)
-    largest = max(chances, key=chances.get)
+    largest = max(sizes, key=sizes.get)
     natural = min(sum(chances.values()) / chances[largest] * sizes[largest], sum(sizes.values()))
     return {language: max(1, round(chance * (length or natural))) for language, chance in chances.items()}
 
@@ -128,6 +128,8 @@ def language_scores(
     with mode(model, training=False):
         for batch in batches:
             batch = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            if not len(batch["targets"]):
+                continue
             logits, targets = counted_logits(model, batch).float(), batch["targets"]
             nll = label_smoothed_nll(logits, targets, reduction="sum")
             smoothed = label_smoothed_nll(logits, targets, epsilon, convention, reduction="sum")
@@ -135,10 +137,10 @@ def language_scores(
             numbers = torch.stack([nll, smoothed, right.to(nll.dtype), nll.new_tensor(len(targets))]).double().cpu()
             sums[batch["language"]] = sums.get(batch["language"], 0.0) + numbers
     if not sums:
-        raise UserError("There is no validation sentence in any language: check the data set.")
+        raise UserError("No token of these batches counts in any language: check the data set.")
     nll, smoothed, right, count = sum(sums.values()).tolist()
     scores = {"loss": nll / count, "accuracy": right / count, "smoothed_loss": smoothed / count}
-    scores["perplexity"] = math.exp(min(scores["loss"], 700.0))
+    scores["perplexity"] = math.exp(scores["loss"]) if scores["loss"] < 700.0 else math.inf
     for language, (_, own, correct, tokens) in ((name, numbers.tolist()) for name, numbers in sums.items()):
         scores |= {f"smoothed_loss_{language}": own / tokens, f"accuracy_{language}": correct / tokens}
     return scores
@@ -254,6 +256,7 @@ class Multilingual(Translation):
 
     def only(self, language: str, seed: int) -> b.Batches:
         """Shuffled batches of the training pairs of one language, for a model of its own."""
+        self._tags(language)  # refuses an unknown one
         own = [example for example in self.examples["train"] if example["language"] == language]
         return LanguageBatches(own, self.collate(), seed=seed, **self._budget())
 
@@ -263,6 +266,7 @@ class Multilingual(Translation):
 
     def fixed_batches(self, split: str, rows: int | None = None, language: str = "") -> b.Batches:
         """All rows of a split, or the first few of each language, or those of one language, in a fixed order."""
+        self._tags(language or self.settings.languages[0])  # refuses an unknown one
         kept, seen = [], dict.fromkeys(self.settings.languages, 0)
         for example in self.examples[split]:
             seen[example["language"]] += 1
@@ -313,9 +317,9 @@ class Multilingual(Translation):
         """The corpora of all pairs from a folder or the hub, as one."""
         s = self.settings
         splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-        notes, name = [], ""
+        notes, names = [], []
         for language, most in zip(s.languages, train, strict=True):
-            source = s.data.format(pair="-".join(sorted((language, s.pivot)))) if "{pair}" in s.data else s.data
+            source = s.data.replace("{pair}", "-".join(sorted((language, s.pivot))))
             rows = {**self._rows(), **({"train": most} if most else {})}
             corpus = load_corpus(
                 source,
@@ -325,14 +329,14 @@ class Multilingual(Translation):
                 test_split=s.test_split,
                 seed=s.data_seed,
             )
-            name = name or corpus.name
+            names.append(corpus.name)
             notes += [f"{language}: {note}" for note in corpus.notes]
             for split, found in corpus.splits.items():
                 splits[split] += [{"language": language, "pivot": row["tgt"], "other": row["src"]} for row in found]
         splits, leaks = without_leaks(splits)
         if leaks:
             notes.append(f"{leaks:,} training pairs with a {s.pivot} sentence that is held out were left out.")
-        return splits, notes, name
+        return splits, notes, ", ".join(dict.fromkeys(names))
 
     def _rows(self) -> dict[str, int]:
         held_out = {split: self.settings[f"{split}_rows"] for split in ("validation", "test")}
@@ -346,6 +350,8 @@ class Multilingual(Translation):
 
     def _tags(self, language: str) -> tuple[int, int]:
         """Ids of the tag that the encoder reads and of the one that the decoder begins with."""
+        if language not in self.settings.languages:
+            raise unknown("language", language, self.settings.languages)
         own, pivot = self.tokenizer.convert_tokens_to_ids([tag(language), tag(self.settings.pivot)])
         return (own, pivot) if self.into_pivot else (own, own)
 
@@ -353,6 +359,10 @@ class Multilingual(Translation):
         way, parts, too_long = "drop" if split == "train" else "truncate", [], 0
         for language in self.settings.languages:
             rows = [row for row in self.corpus.splits[split] if row["language"] == language]
+            if not rows:
+                raise UserError(
+                    f"There is no {split} pair of '{language}' whose {self.settings.pivot} is not held out."
+                )
             source, target = self._tags(language)
             found = b.translation_examples(rows, self.tokenizer, self.settings.max_length - 1, way)
             too_long += found.too_long
@@ -386,9 +396,11 @@ class OneToMany(Multilingual):
 
 def _checked(languages: Sequence[str], pivot: str, train: Sequence[int]) -> list[int]:
     """The training rows of each language. Raises UserError for languages or sizes that cannot be meant."""
+    if not all(isinstance(one, str) and one for one in languages):
+        raise UserError(f"languages must be codes, such as 'de', not {list(languages)}.")
     if len(set(languages)) < len(languages) or not languages or pivot in languages:
         raise UserError(f"languages must be different ones, without the pivot '{pivot}', not {list(languages)}.")
-    if len(train) not in (1, len(languages)) or not all(isinstance(n, int) and n >= 0 for n in train):
+    if len(train) not in (1, len(languages)) or not all(type(n) is int and n >= 0 for n in train):
         raise UserError(
             f"train_rows takes one whole number of at least 0, or one for each of the {len(languages)} languages, "
             f"not {list(train)}."
@@ -400,6 +412,8 @@ def _demo_can(settings: Mapping[str, Any]) -> None:
     """Refuses what the grammar cannot give: a language it does not speak, a size of 0, which would mean all."""
     from kdutils import grammar
 
+    if settings["test_split"] != "test":
+        raise unknown("test split in the demo corpus", settings["test_split"], ["test"])
     for code in (*settings["languages"], settings["pivot"]):
         if code not in grammar.LANGUAGES:
             raise unknown("language in the demo grammar", code, grammar.LANGUAGES)

@@ -107,7 +107,9 @@ class FrozenCopies:
     @torch.no_grad()
     def keep(self, name: str, model: nn.Module) -> None:
         """Copies the model's weights under a name, tied ones once."""
-        self.weights[name] = _pinned({key: one.to("cpu", torch.float16) for key, one in model.named_parameters()})
+        self.weights[name] = _pinned(
+            {key: one.detach().to("cpu", torch.float16, copy=True) for key, one in model.named_parameters()}
+        )
         self.seated = "" if self.seated == name else self.seated
 
     def keep_only(self, names: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from kdutils.checkpoints import clear_run, load_weights, save_weights, seeded, w
 from kdutils.experiments import Trial, checked_seeds, main_process, threads
 from kdutils.files import digest, exclusive, read_json, write_json
 from kdutils.methods import Method
+from kdutils.multilingual import tag
 from kdutils.provenance import provenance
 from kdutils.settings import UNHASHED
 from kdutils.tasks import MaskedLM
@@ -95,16 +96,16 @@ def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
 
 
 def individual_teachers(trial: Trial, method: Method) -> nn.ModuleDict:
-    """A translator of each language of a `Multilingual` task alone, kept under `trial.place` once it is trained.
+    """By its tag, a translator of each language of a `Multilingual` task alone, kept under `trial.place` once trained.
 
     Each gets as many updates as the translator of all, on the pairs of its language, and is taken where its validation
     loss was lowest. `method` trains them. Raises Paused when the time is over before they are trained.
     """
     task, s, found = trial.task, trial.settings, {}
-    place = trial.place / "individual"
+    place, data = trial.place / "individual", task.corpus.fingerprint[:8]
     recipe = task.recipe(eval_every=max(1, s.updates // 20), checkpoint_every=max(1, s.updates // 4))
     for language in s.languages:
-        model, file = task.model(trial.seed), place / f"{language}.safetensors"
+        model, file = task.model(trial.seed), place / f"{language}-{data}.safetensors"
         if file.exists():
             load_weights(model, file)
         else:
@@ -112,9 +113,13 @@ def individual_teachers(trial: Trial, method: Method) -> nn.ModuleDict:
                 fit(
                     model, method, task.only(language, trial.seed), recipe,
                     evaluate=lambda now, own=language: task.scores(now, "validation", own),
-                    folder=place / language, identity=language, until=trial.until, description=f"{language} alone",
+                    folder=place / language, identity=f"{language}-{data}", until=trial.until,
+                    description=f"{language} alone, seed {trial.seed}",
                 )  # fmt: skip
-            save_weights(model, file)
+            PartialState().wait_for_everyone()
+            if main_process():
+                save_weights(model, file)
+        if main_process():
             clear_run(place / language)
-        found[language] = model
+        found[tag(language)] = model
     return nn.ModuleDict(found)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -27,13 +28,13 @@ from kdutils.convergence import (
     span_beyond_noise,
     validation_curves,
 )
-from kdutils.distillation import FixedTeacher, Gated
+from kdutils.distillation import FixedTeacher, gated_distillation
 from kdutils.divergences import label_smoothed_nll, nll_formula, weighted_sum
 from kdutils.errors import UserError, unknown
 from kdutils.experiments import Arm, Experiment, Trial
 from kdutils.methods import Method, Moment
 from kdutils.models import counted_logits
-from kdutils.multilingual import ManyToOne, OneToMany, language_sampling
+from kdutils.multilingual import ManyToOne, OneToMany, language_sampling, tag
 from kdutils.past_selves import FrozenCopies, LanguageTeachers
 from kdutils.settings import Setting, Settings, Table
 from kdutils.teachers import individual_teachers
@@ -68,7 +69,11 @@ def gate(
     gradient. Raises UserError for an unknown kind or level, or for sentences that are not told.
     """
     _check_gate(kind, level, floor, cap)
-    p, q = student_logp.detach(), teacher_logp.detach()
+    given = [student_logp, teacher_logp, *([] if sentences is None else [sentences])]
+    if any(one.shape != student_logp.shape for one in given):
+        raise UserError(f"A gate needs one number a position, not {[tuple(one.shape) for one in given]}.")
+    least = torch.finfo(student_logp.dtype).min  # of a word that is impossible
+    p, q = student_logp.detach().clamp_min(least), teacher_logp.detach().clamp_min(least)
     if kind == "whole":
         return torch.ones_like(p)
     if level == "sentence":
@@ -83,9 +88,9 @@ def gate(
 def _by_sentence(logp: Tensor, sentences: Tensor) -> Tensor:
     """At each position, the log of the sum of the probabilities of its sentence."""
     _, own = sentences.unique(return_inverse=True)
-    top = logp.new_full((len(logp),), -math.inf).scatter_reduce(0, own, logp, "amax").clamp_min(-1e30)
+    top = torch.full_like(logp, -math.inf).scatter_reduce(0, own, logp, "amax")
     total = torch.zeros_like(logp).index_add(0, own, (logp - top[own]).exp())
-    return (top + total.log())[own].clamp_min(-1e30)
+    return top[own] + total[own].log()
 
 
 def lssd_loss(
@@ -132,28 +137,14 @@ def lssd_loss(
     teacher = FixedTeacher(teacher_logits, words, top_k)
     if sentences is None and targets.ndim == 2:
         sentences = torch.arange(len(targets), device=targets.device)[:, None].expand_as(targets)
-    options = {"kind": kind, "level": level, "floor": floor, "cap": cap}
-    gates = _gates(logits, targets, teacher, mask, sentences, options)
-    return weighted_sum([(1.0, Gated(nll, teacher, gates, weights))], logits[None], mask, reduction)
+    if sentences is not None and sentences.shape != targets.shape:
+        raise UserError(f"Sentences have the shape {tuple(sentences.shape)}, the positions {tuple(targets.shape)}.")
+    numbers = None if sentences is None else sentences.reshape(-1)
 
+    def gates(p: Tensor, q: Tensor, rows: Tensor) -> Tensor:
+        return gate(p, q, kind, level, None if numbers is None else numbers[rows], floor, cap)
 
-@torch.no_grad()
-def _gates(
-    logits: Tensor, targets: Tensor, teacher: FixedTeacher, mask: Tensor | None, sentences: Tensor | None, options: dict
-) -> Tensor:
-    """The gate of every position, flat; 1 where the mask excludes one."""
-    flat, right = logits.detach().reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    gates = torch.ones(len(right), dtype=exact, device=logits.device)
-    if options["kind"] == "whole":
-        return gates
-    counted = torch.arange(len(right), device=right.device) if mask is None else mask.reshape(-1).nonzero()[:, 0]
-    at = right[counted, None]
-    p = flat[counted].gather(-1, at)[:, 0].to(exact) - flat[counted].to(exact).logsumexp(-1)
-    q = teacher.logp(counted, exact).gather(-1, at)[:, 0]
-    numbers = None if sentences is None else sentences.reshape(-1)[counted]
-    gates[counted] = gate(p, q, sentences=numbers, **options)
-    return gates
+    return gated_distillation(nll, logits, targets, teacher, gates, weights, mask, reduction)
 
 
 def checked_weights(weight: float, combine: str) -> tuple[float, float]:
@@ -183,30 +174,25 @@ class LSSD(Method):
     """Trains one translator of several languages; each is taught by the student that was best on it so far.
 
     teachers: "language" is the paper's; "overall" is one teacher for all, the student of the best overall validation
-    loss; "individual" are fixed models of one language each, given as `teacher` (an nn.ModuleDict by language), which
-    teach from the first epoch on. `options` are those of `lssd_loss`. An epoch is the time between two evaluations.
+    loss; "individual" are fixed models of one language each, given as `teacher` (an nn.ModuleDict by the languages'
+    tags), which teach from the first epoch on. language_aware: they speak the words of the target language only. The
+    other options are those of `lssd_loss`. An epoch is the time between two evaluations.
     """
 
     name = "lssd"
     passes = 4 / 3  # of a batch that is taught: a plain step and the teacher's forward pass
 
     def __init__(
-        self,
-        languages: Sequence[str],
-        weight: float = 1.0,
-        teachers: str = "language",
-        warmup: int = 1,
-        age: int = 2,
-        epsilon: float = 0.1,
-        convention: str = "others",
-        language_aware: bool = False,
-        **options: Any,
-    ) -> None:
+        self, languages: Sequence[str], weight: float = 1.0, teachers: str = "language", warmup: int = 1, age: int = 2,
+        epsilon: float = 0.1, convention: str = "others", language_aware: bool = False, kind: str = "whole",
+        level: str = "token", combine: str = "halved", top_k: int = 0, floor: float = 0.2, cap: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__(epsilon, convention)
         if teachers not in TEACHERS:
             raise unknown("kind of teachers", teachers, TEACHERS)
         self.languages, self.kind, self.language_aware = list(languages), teachers, language_aware
-        self.options = {"weight": weight, **options}
+        self.options = {"weight": weight, "kind": kind, "level": level, "combine": combine}
+        self.options |= {"top_k": top_k, "floor": floor, "cap": cap}
         empty = torch.zeros(0, 2)
         lssd_loss(
             empty, empty[:, 0].long(), empty, sentences=empty[:, 0].long(), **self.options
@@ -216,8 +202,8 @@ class LSSD(Method):
         self.now: set[str] = set()  # languages that were distilled in this epoch
 
     def attach(self, model: PreTrainedModel) -> None:
-        for language, fixed in self.teacher.items() if self.teacher is not None else ():
-            self.copies.keep(language, fixed)
+        for language in self.languages if self.teacher is not None else ():
+            self.copies.keep(language, self.teacher[tag(language)])
         self.teacher = None  # the copies are all that is needed of them
 
     def loss(
@@ -225,6 +211,10 @@ class LSSD(Method):
     ) -> dict[str, Tensor]:
         logits, targets, n = counted_logits(model, batch), batch["targets"], counts["targets"]
         theirs = self._teacher_logits(model, batch)
+        if self.language_aware and "target_words" not in batch:
+            raise UserError(
+                "Language-aware distillation needs the target languages' words: it is for one-to-many only."
+            )
         words = batch["target_words"] if self.language_aware else None
         sentences = batch["positions"] // batch["labels"].shape[1]
         smoothing = {"epsilon": self.epsilon, "convention": self.convention, "reduction": "sum"}
@@ -260,7 +250,8 @@ class LSSD(Method):
         if self.kind == "individual":
             return
         score = "smoothed_loss" if self.kind == "overall" else "smoothed_loss_{}"
-        if self.bank.update({language: scores[score.format(language)] for language in self.languages}):
+        names = {language: score.format(language) for language in self.languages}
+        if self.bank.update({language: scores[name] for language, name in names.items() if name in scores}):
             self.copies.keep(str(self.bank.finished), model)
         self.copies.keep_only(str(best.epoch) for best in self.bank.best.values())
 
@@ -384,7 +375,7 @@ def _worst_gain(records: list[dict]) -> dict[int, float]:
     names = sorted({one for record in records for one in record["settings"]["languages"]})
     gains = [paired_difference(records, f"test_bleu_{one}", "lssd", "baseline") for one in names]
     seeds = set.intersection(*map(set, gains)) if gains else set()
-    return {seed: min(found[seed] for found in gains) for seed in sorted(seeds)}
+    return {seed: float(np.min([found[seed] for found in gains])) for seed in sorted(seeds)}  # NaN, if one is
 
 
 def _taught_though_improving(record: dict, arm: str) -> float:
@@ -399,7 +390,9 @@ def _best_weight(records: list[dict]) -> dict[int, float]:
     if len(points) < 3:
         return {}
     seeds = set.intersection(*map(set, points.values()))
-    return {seed: min(points, key=lambda weight: points[weight][seed]) for seed in sorted(seeds)}
+    losses = {seed: {weight: found[seed] for weight, found in points.items()} for seed in sorted(seeds)}
+    broken = {seed: math.nan for seed, own in losses.items() if not all(map(math.isfinite, own.values()))}
+    return {seed: min(own, key=own.get) for seed, own in losses.items()} | broken
 
 
 ABSTRACT = "abstract: a direction, no number seen"

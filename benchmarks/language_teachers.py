@@ -1,0 +1,96 @@
+"""What language teachers cost as the languages grow in number: time of a step, memory on the device and beside it.
+
+    python benchmarks/language_teachers.py                      # prints a table, writes benchmarks/lssd-teachers-cpu.json
+    python benchmarks/language_teachers.py --width 512 --layers 6 --tokens 8192
+
+Every language has a teacher of its own (the dearest case: none shares a copy), and the batches take the languages in
+turn, so each step fetches another teacher's weights. Plain and distilling steps alternate in one process; the median of
+their ratios is reported with its quartiles. Memory is counted from the tensors: the copies in the main memory, the one
+network on the device, and what keeping all teachers on the device in the student's precision would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from step_cost import random_batch, ratio, shape_of
+
+from kdutils import models, provenance
+from kdutils.files import write_json
+from kdutils.methods import Method, Moment
+from kdutils.papers.lssd import LSSD
+
+HERE, LANGUAGES = Path(__file__).parent, (1, 2, 4, 8, 16)
+
+
+def main() -> None:
+    options = arguments()
+    rows = [measure(count, options) for count in LANGUAGES]
+    print(f"{'languages':>10}{'time':>8}{'quartiles':>16}{'copies, MB':>12}{'device, MB':>12}{'all there, MB':>15}")
+    for row in rows:
+        low, high = row["time_quartiles"]
+        quartiles = f"{low:.2f} to {high:.2f}"
+        print(f"{row['languages']:>10}{row['time']:>8.2f}{quartiles:>16}{row['copies_mb']:>12.1f}"
+              f"{row['device_mb']:>12.1f}{row['all_on_device_mb']:>15.1f}")  # fmt: skip
+    device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
+    shape = {name: getattr(options, name) for name in ("width", "layers", "heads", "vocabulary", "tokens")}
+    record = {"shape": shape, "rows": rows, "provenance": provenance.provenance()}
+    write_json(HERE / f"lssd-teachers-{device}.json", record)
+
+
+def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The cost with so many languages, each of which has a teacher of its own."""
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    languages = [f"language {number}" for number in range(count)]
+    model = models.translation_model(options.vocabulary, **shape_of(options, options.layers)).to(device).train()
+    batch = {name: tensor.to(device) for name, tensor in random_batch("translation", options).items()}
+    taught, turn = LSSD(languages, weight=2.5, kind="adaptive", level="sentence"), itertools.cycle(languages)
+    taught.attach(model)
+    for epoch in range(count + 2):  # language i is best in epoch i + 1, the first in the first
+        scores = {f"smoothed_loss_{one}": float(epoch != number) for number, one in enumerate(languages)}
+        taught.after_evaluation(model, scores, Moment(1, 1, epoch, logged=False))
+    steppers = [stepper(model, batch, Method(0.1, "others"), turn), stepper(model, batch, taught, turn)]
+    ratios, seconds = ratio(*steppers, options.repeats)
+    quartiles, memory = statistics.quantiles(ratios, n=4), taught.copies.megabytes()
+    whole = sum(parameter.nbytes for parameter in model.parameters()) / 2**20
+    return {
+        "languages": count, "time": statistics.median(ratios), "time_quartiles": [quartiles[0], quartiles[2]],
+        "plain_ms": 1000 * seconds, "copies": len(taught.copies.weights), "copies_mb": memory["host"],
+        "device_mb": memory["device"], "all_on_device_mb": count * whole,
+    }  # fmt: skip
+
+
+def stepper(model: torch.nn.Module, batch: dict[str, Any], method: Method, turn: itertools.cycle):
+    """A function that takes one training step, on a batch of the next language."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        one = {**batch, "language": next(turn)}
+        method.loss(model, one, method.count(one), Moment(1, 1, 0, logged=False))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return step
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--tokens", type=int, default=1024, help="of a batch, on each side")
+    parser.add_argument("--repeats", type=int, default=15)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
