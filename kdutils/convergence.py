@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import combinations
 
+import numpy as np
 from scipy.stats import spearmanr
 
-from kdutils.claims import Record, Values, by_seed, history, logged, paired
+from kdutils.claims import Record, Values, by_seed, history, logged, paired, paired_difference, sweep_setting
 from kdutils.errors import unknown
+from kdutils.past_selves import replayed
 
 
 def sizes(record: Record) -> dict[str, int]:
@@ -25,7 +28,7 @@ def sizes(record: Record) -> dict[str, int]:
 
 
 def validation_curves(record: Record, arm: str) -> dict[str, list[float]]:
-    """Language -> its validation loss V_l after each epoch (fact L2, in nats). Raises UserError where there is none."""
+    """Language -> its validation loss V_l after each epoch, Equation (2), in nats. Raises UserError without one."""
     return {one: _curve(record, arm, f"smoothed_loss_{one}") for one in record["settings"]["languages"]}
 
 
@@ -84,18 +87,24 @@ def later(record: Record, arm: str) -> float:
 
 
 def span_beyond_noise(records: list[Record]) -> Values:
-    """Latest minus earliest convergence epoch of the languages, less the mean span of one language over the seeds."""
+    """How far apart the best epochs of two languages lie in a seed, less how far those of one language in two seeds.
+
+    Both are means over pairs, so that neither grows with the number of languages or of seeds. {} for fewer than two of
+    either.
+    """
     having = [record for record in records if "baseline" in record["arms"] and _finite(record, "baseline")]
     epochs = [convergence_epochs(record, "baseline") for record in having]
-    if len(epochs) < 2:
+    if len(epochs) < 2 or len(epochs[0]) < 2:
         return {}
-    spans = [max(found[one] for found in epochs) - min(found[one] for found in epochs) for one in epochs[0]]
-    noise = sum(spans) / len(spans)
-    return measured("baseline", lambda r, arm: _span(convergence_epochs(r, arm)) - noise)(records)
+    noise = [_mean_gap([found[language] for found in epochs]) for language in epochs[0]]
+    usual = sum(noise) / len(noise)
+    return measured("baseline", lambda r, arm: _mean_gap([*convergence_epochs(r, arm).values()]) - usual)(records)
 
 
-def _span(epochs: dict[str, int]) -> int:
-    return max(epochs.values()) - min(epochs.values())
+def _mean_gap(numbers: list[int]) -> float:
+    """The mean distance of two of them."""
+    gaps = [abs(a - b) for a, b in combinations(numbers, 2)]
+    return sum(gaps) / len(gaps)
 
 
 def overfitting(record: Record, arm: str) -> float:
@@ -103,6 +112,42 @@ def overfitting(record: Record, arm: str) -> float:
     own = sizes(record)
     curve = validation_curves(record, arm)[min(own, key=own.get)]
     return curve[-1] - min(curve)
+
+
+def taught_otherwise(record: Record, arm: str) -> float:
+    """Epochs taught that the rule does not ask for, given the losses, or the other way round; over all languages."""
+    curves, settings = validation_curves(record, arm), record["settings"]
+    losses = [dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)]
+    story = replayed(losses, settings["teacher_warmup"], settings["teacher_age"])
+    counted = epochs_taught(record, arm)
+    return sum(abs(counted[one] - sum(epoch[one][0] for epoch in story)) for one in curves)
+
+
+def least_gain(metric: str, ours: str, theirs: str):
+    """The gain in `<metric>_<language>` of the language that gains least on average, seed by seed."""
+
+    def measure(records: list[Record]) -> Values:
+        names = sorted({one for record in records for one in record["settings"]["languages"]})
+        gains = [paired_difference(records, f"{metric}_{one}", ours, theirs) for one in names]
+        return min((found for found in gains if found), key=lambda found: np.mean([*found.values()]), default={})
+
+    return measure
+
+
+def sweep_sides(metric: str, arm: str, setting: str, middle: float = 1.0):
+    """The lowest value of a sweep above the middle less the lowest below it (0 left out), seed by seed."""
+
+    def measure(records: list[Record]) -> Values:
+        points = sweep_setting(records, metric, arm, setting)
+        sides = [
+            [found for x, found in points.items() if side(x)] for side in (middle.__lt__, lambda x: 0 < x < middle)
+        ]
+        if not all(sides):
+            return {}
+        seeds = set.intersection(*(set(found) for found in sum(sides, [])))
+        return {seed: float(np.subtract(*(np.min([f[seed] for f in own]) for own in sides))) for seed in sorted(seeds)}
+
+    return measure
 
 
 def _finite(record: Record, arm: str) -> bool:

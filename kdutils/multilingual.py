@@ -38,7 +38,7 @@ PIVOT = "en"
 
 
 def language_sampling(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
-    """P_l proportional to n_l^(1/temperature): how often a sentence is of language l (fact L9 of LSSD).
+    """P_l proportional to n_l^(1/temperature): how often a sentence is of language l (Equation (9) of LSSD's notebook).
 
     Temperature 1 is proportional to the sizes, infinity the same for all. Raises UserError for a temperature that
     is not above 0, or a language without a sentence.

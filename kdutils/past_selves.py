@@ -29,7 +29,7 @@ class _Best:
 
 
 class LanguageTeachers:
-    """Who teaches each language in each epoch (facts L3 and L4): bookkeeping only, no weights.
+    """Who teaches each language in each epoch (Equations (3) and (4) of the notebook): bookkeeping only, no weights.
 
     >>> teachers = LanguageTeachers(["de", "ko"])
     >>> teachers.update({"de": 5.0, "ko": 5.5})        # at the end of epoch 1: both are replaced
