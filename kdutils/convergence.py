@@ -114,13 +114,16 @@ def overfitting(record: Record, arm: str) -> float:
     return curve[-1] - min(curve)
 
 
-def taught_otherwise(record: Record, arm: str) -> float:
-    """Epochs taught that the rule does not ask for, given the losses, or the other way round; over all languages."""
+def taught_too_often(record: Record, arm: str) -> float:
+    """Epochs taught beyond those that the rule asks for, given the losses, summed over the languages.
+
+    There can be fewer: a last epoch that is cut short may have no batch of a language.
+    """
     curves, settings = validation_curves(record, arm), record["settings"]
     losses = [dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)]
     story = replayed(losses, settings["teacher_warmup"], settings["teacher_age"])
     counted = epochs_taught(record, arm)
-    return sum(abs(counted[one] - sum(epoch[one][0] for epoch in story)) for one in curves)
+    return sum(max(counted[one] - sum(epoch[one][0] for epoch in story), 0) for one in curves)
 
 
 def least_gain(metric: str, ours: str, theirs: str):
@@ -129,9 +132,14 @@ def least_gain(metric: str, ours: str, theirs: str):
     def measure(records: list[Record]) -> Values:
         names = sorted({one for record in records for one in record["settings"]["languages"]})
         gains = [paired_difference(records, f"{metric}_{one}", ours, theirs) for one in names]
-        return min((found for found in gains if found), key=lambda found: np.mean([*found.values()]), default={})
+        return min((found for found in gains if found), key=_mean_or_least, default={})
 
     return measure
+
+
+def _mean_or_least(found: Values) -> float:
+    mean = float(np.mean([*found.values()]))
+    return mean if math.isfinite(mean) else -math.inf  # a seed that diverged must be seen
 
 
 def sweep_sides(metric: str, arm: str, setting: str, middle: float = 1.0):

@@ -364,7 +364,13 @@ class Multilingual(Translation):
                     f"There is no {split} pair of '{language}' whose {self.settings.pivot} is not held out."
                 )
             source, target = self._tags(language)
-            found = b.translation_examples(rows, self.tokenizer, self.settings.max_length - 1, way)
+            try:
+                found = b.translation_examples(rows, self.tokenizer, self.settings.max_length - 1, way)
+            except UserError as error:
+                most = self.settings.max_length
+                raise UserError(
+                    f"No {split} pair of '{language}' fits into a max_length of {most}: raise it."
+                ) from error
             too_long += found.too_long
             parts += [
                 {"source": [source, *one["source"]], "target": [target, *one["target"]], "language": language}
