@@ -1,6 +1,6 @@
 """What language teachers cost as the languages grow in number: time of a step, memory on the device and beside it.
 
-    python benchmarks/language_teachers.py                      # prints a table, writes benchmarks/lssd-teachers-cpu.json
+    python benchmarks/language_teachers.py                 # prints a table, writes benchmarks/lssd-teachers-cpu.json
     python benchmarks/language_teachers.py --width 512 --layers 6 --tokens 8192
 
 Every language has a teacher of its own (the dearest case: none shares a copy), and the batches take the languages in
