@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_cost import random_batch, ratio, shape_of
+from step_cost import SHAPE, add_shape, random_batch, ratio, shape_of
 
 from kdutils import models, provenance
 from kdutils.files import write_json
@@ -38,7 +38,7 @@ def main() -> None:
         print(f"{row['languages']:>10}{row['time']:>8.2f}{quartiles:>16}{row['copies_mb']:>12.1f}"
               f"{row['device_mb']:>12.1f}{row['all_on_device_mb']:>15.1f}")  # fmt: skip
     device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
-    shape = {name: getattr(options, name) for name in ("width", "layers", "heads", "vocabulary", "tokens")}
+    shape = {name: getattr(options, name) for name in SHAPE}
     record = {"shape": shape, "rows": rows, "provenance": provenance.provenance()}
     write_json(HERE / f"lssd-teachers-{device}.json", record)
 
@@ -83,12 +83,7 @@ def stepper(model: torch.nn.Module, batch: dict[str, Any], method: Method, turn:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--tokens", type=int, default=1024, help="of a batch, on each side")
-    parser.add_argument("--repeats", type=int, default=15)
+    add_shape(parser)
     return parser.parse_args()
 
 

@@ -210,15 +210,20 @@ SHAPE = ("width", "layers", "heads", "vocabulary", "tokens")
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paper")
+    add_shape(parser)
+    parser.add_argument("--arm", default="", help=argparse.SUPPRESS)  # set in the processes that measure memory
+    parser.add_argument("--task", default="", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def add_shape(parser: argparse.ArgumentParser) -> None:
+    """The options of all benchmarks of steps: the size of the model and of the batch, and how often to measure."""
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--tokens", type=int, default=1024, help="of a batch, on each side")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--arm", default="", help=argparse.SUPPRESS)  # set in the processes that measure memory
-    parser.add_argument("--task", default="", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
