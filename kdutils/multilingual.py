@@ -206,7 +206,8 @@ def _settings_table() -> Table:
     )  # fmt: skip
     return table.extended(
         data={"study": "hub:Helsinki-NLP/opus-100/{pair}", "meaning": "demo, hub:owner/name/{pair}, or a folder"},
-        train_rows={"demo": [200, 500, 1000, 3000], "study": [0], "paper": [0],
+        train_rows={"demo": [200, 500, 1000, 3000], "paper": [0],
+                    "study": [7500, 25_000, 4500, 9000, 10_000, 15_000, 135_000, 4500],
                     "meaning": "training pairs of each language, or one number for all; 0: all"},
         validation_rows={"demo": 100, "meaning": "validation pairs of each language; 0: all"},
         test_rows={"demo": 200, "meaning": "test pairs of each language; 0: all"},
