@@ -89,12 +89,14 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
         teacher = models.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
         method.teacher = teacher.to(device).eval().requires_grad_(False)
     batch = random_batch(kind, options)
-    if languages := experiment.settings.resolve("demo").get("languages"):
+    scores, languages = defaultdict(float), experiment.settings.resolve("demo").get("languages")
+    if languages:
+        scores.update({f"smoothed_loss_{language}": 0.0 for language in languages})
         batch |= {"language": languages[0], "target_words": torch.ones(options.vocabulary, dtype=torch.bool)}
     batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     method.attach(model)
     for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
-        method.after_evaluation(model, defaultdict(float), Moment(1, 1, 0, logged=False))
+        method.after_evaluation(model, scores, Moment(1, 1, 0, logged=False))
     trained = (p for module in (model, *method.modules().values()) for p in module.parameters() if p.requires_grad)
     optimizer = torch.optim.AdamW(list(trained), lr=1e-4, fused=True)
 

@@ -92,10 +92,12 @@ def span_beyond_noise(records: list[Record]) -> Values:
     Both are means over pairs, so that neither grows with the number of languages or of seeds. {} for fewer than two of
     either.
     """
-    having = [record for record in records if "baseline" in record["arms"] and _finite(record, "baseline")]
-    epochs = [convergence_epochs(record, "baseline") for record in having]
-    if len(epochs) < 2 or len(epochs[0]) < 2:
+    having = {record["seed"]: record for record in records if "baseline" in record["arms"]}
+    epochs = [convergence_epochs(record, "baseline") for record in having.values() if _finite(record, "baseline")]
+    if len(having) < 2 or (epochs and len(epochs[0]) < 2):
         return {}
+    if len(epochs) < 2:  # the others diverged
+        return dict.fromkeys(having, math.nan)
     noise = [_mean_gap([found[language] for found in epochs]) for language in epochs[0]]
     usual = sum(noise) / len(noise)
     return measured("baseline", lambda r, arm: _mean_gap([*convergence_epochs(r, arm).values()]) - usual)(records)
@@ -114,16 +116,17 @@ def overfitting(record: Record, arm: str) -> float:
     return curve[-1] - min(curve)
 
 
-def taught_too_often(record: Record, arm: str) -> float:
-    """Epochs taught beyond those that the rule asks for, given the losses, summed over the languages.
+def taught_otherwise(record: Record, arm: str) -> float:
+    """Epochs taught beyond those that the rule asks for, given the losses, or missing; over all languages.
 
-    There can be fewer: a last epoch that is cut short may have no batch of a language.
+    One may be missing of each: a last epoch that is cut short need not have a batch of every language.
     """
     curves, settings = validation_curves(record, arm), record["settings"]
     losses = [dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)]
     story = replayed(losses, settings["teacher_warmup"], settings["teacher_age"])
     counted = epochs_taught(record, arm)
-    return sum(max(counted[one] - sum(epoch[one][0] for epoch in story), 0) for one in curves)
+    beyond = [counted[one] - sum(epoch[one][0] for epoch in story) for one in curves]
+    return sum(max(epochs, -1 - epochs, 0) for epochs in beyond)
 
 
 def least_gain(metric: str, ours: str, theirs: str):

@@ -85,7 +85,8 @@ class FixedTeacher:
 
     def probabilities(self, rows: Tensor | slice, norms: Tensor) -> Tensor:
         """q of some positions, from what `_norms` says of their logits."""
-        q = _log_probabilities(self.scores(rows, norms.dtype), norms).exp_()
+        q = _log_probabilities(self.logits[rows].to(norms.dtype), norms)
+        q = (q if self.banned is None else q.masked_fill_(self.banned, -math.inf)).exp_()
         if not self.top_k or self.top_k >= q.shape[-1]:
             return q
         largest = q.topk(self.top_k, dim=-1)
@@ -128,8 +129,8 @@ class _GatedDistillation(torch.autograd.Function):
         gold = logits.new_zeros(2, len(rows), dtype=exact)  # log-probability of the right word
         for some, place in slices:
             for i, z in enumerate((logits[place].to(exact), teacher.scores(place, exact))):
-                norms[i, :, some] = _norms(z)
                 at_gold = z.gather(-1, right[rows[some], None])
+                norms[i, :, some] = _norms(z)
                 gold[i, some] = _log_probabilities(at_gold, norms[i, :, some])[:, 0]
         a, b, g = *weights, gates(*gold, rows)
         # float16 has no room for a slope that a loss scale has not yet enlarged

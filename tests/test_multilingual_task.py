@@ -216,7 +216,7 @@ def test_long_pairs_are_left_out_of_the_training_and_cut_elsewhere_and_the_notes
 
 
 def test_a_language_that_has_only_long_pairs_is_named():
-    # shows bug D11b
+
     with pytest.raises(UserError, match="(es|ko|de).*max_length of 4") as caught:
         make(max_length=4)
     one_sentence(caught.value)

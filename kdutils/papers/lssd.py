@@ -26,7 +26,7 @@ from kdutils.convergence import (
     overfitting,
     span_beyond_noise,
     sweep_sides,
-    taught_too_often,
+    taught_otherwise,
 )
 from kdutils.distillation import FixedTeacher, gated_distillation
 from kdutils.divergences import label_smoothed_nll, nll_formula, weighted_sum
@@ -420,8 +420,8 @@ CLAIMS = (
     Claim("L6a", "The smaller a language, the more epochs it is taught in (rank correlation with its size).",
           measured("lssd", by_size(epochs_taught)), paper="expected, no number seen", unit="rank correlation",
           better="<", scale="language and size go together"),
-    Claim("L6b", "No language is taught in more epochs than Equations (3) and (4) ask for, given its losses.",
-          measured("lssd", taught_too_often), paper=OURS, unit="epochs", kind="exact"),
+    Claim("L6b", "Each language is taught when Equations (3) and (4) ask for it (but for a last, short epoch).",
+          measured("lssd", taught_otherwise), paper=OURS, unit="epochs", kind="exact"),
     Claim("L7a", "Into the pivot, the best loss with a weight above 1 is below the best with a weight under 1.",
           sweep_sides("validation_smoothed_loss", "lssd", "weight"), better="<",
           paper="scripts: 2 to 2.5 (whole, adaptive)", source=SCRIPTS, unit="nats", over=("weight",),
