@@ -107,8 +107,8 @@ def gated_distillation(
 
     logits (..., V); targets and mask (...). gates(p*, q*, rows) gives g (n,) from the log-probabilities of the right
     words under student and teacher at the n counted positions, whose flat numbers are `rows`; it has no gradient.
-    weights: (a, b). Logits are read in slices, and the gradient is made while they are at hand, so that nothing of
-    their size is kept beside it. Only the student's logits have a gradient. Raises UserError for an unknown reduction
+    weights: (a, b). Logits are read in slices, and the gradient is made while they are at hand, so that it is all
+    that is kept of their size. Only the student's logits have a gradient. Raises UserError for an unknown reduction
     or a mask of another shape.
     """
     if mask is not None and mask.shape != targets.shape:

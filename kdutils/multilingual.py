@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -427,11 +427,3 @@ def _demo_can(settings: Mapping[str, Any]) -> None:
     sizes = [*settings["train_rows"], settings["validation_rows"], settings["test_rows"]]
     if min(sizes) < 1:
         raise UserError(f"The demo grammar has no end: rows must be at least 1, not {min(sizes)}.")
-
-
-def per_language(scores: Mapping[str, float], metric: str, languages: Iterable[str]) -> Iterator[float]:
-    """The values of `<metric>_<language>` in this order. Raises UserError for a language without one."""
-    for language in languages:
-        if f"{metric}_{language}" not in scores:
-            raise UserError(f"There is no {metric} of '{language}' here: check the languages.")
-        yield scores[f"{metric}_{language}"]

@@ -18,7 +18,6 @@ from kdutils.multilingual import (
     demo_splits,
     language_sampling,
     language_scores,
-    per_language,
     virtual_epoch,
     without_leaks,
 )
@@ -360,14 +359,6 @@ def test_a_hopeless_model_has_a_perplexity_still():
     net.model.decoder.layer_norm.weight.data *= 1e5
     scores = language_scores(net, language_batches())
     assert scores["loss"] > 1000 and scores["perplexity"] > 1e300
-
-
-def test_values_of_languages_come_in_the_order_asked_for():
-    scores = {"bleu_de": 1.0, "bleu_ko": 2.0, "chrf_de": 3.0}
-    assert list(per_language(scores, "bleu", ["ko", "de"])) == [2.0, 1.0]
-    with pytest.raises(UserError, match="no chrf of 'ko'") as caught:
-        list(per_language(scores, "chrf", ["de", "ko"]))
-    one_sentence(caught.value)
 
 
 # ---------------------------------------------------------------- the rows of the grammar, and leaks
