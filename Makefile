@@ -4,6 +4,8 @@
 
 PYTHON ?=
 TORCH_INDEX ?=
+REPO ?=
+REVISION ?= main
 VENV ?= .venv
 
 BIN := $(VENV)/bin
@@ -12,7 +14,7 @@ CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.1
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab notebooks lint clean
+.PHONY: help env demo test lab notebooks lint colab clean
 
 help: ## list these targets
 	@echo "Targets:"
@@ -66,6 +68,9 @@ lab: env ## open the notebooks in JupyterLab
 notebooks: env ## execute the committed notebooks again, in place
 	@echo "Executing the committed notebooks in place"
 	@"$(BIN)/python" -m kdutils refresh
+
+colab: env ## let badges and set-up cells name your copy: make colab REPO=owner/name [REVISION=branch or tag]
+	@"$(BIN)/python" -m kdutils colab "$(REPO)" --revision "$(REVISION)"
 
 clean: ## delete caches and build leftovers; never runs/, results/ or .venv
 	@echo "Deleting caches and build leftovers; runs/, results/ and $(VENV) stay"

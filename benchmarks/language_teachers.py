@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from step_cost import SHAPE, add_shape, random_batch, ratio, shape_of
 
-from kdutils import models, provenance
-from kdutils.files import write_json
-from kdutils.methods import Method, Moment
-from kdutils.papers.lssd import LSSD
+from kdutils.core import machine
+from kdutils.core.files import write_json
+from kdutils.models import build
+from kdutils.papers.lssd.method import LSSD
+from kdutils.training.method import Method, Moment
 
 HERE, LANGUAGES = Path(__file__).parent, (1, 2, 4, 8, 16)
 
@@ -37,9 +38,9 @@ def main() -> None:
         quartiles = f"{low:.2f} to {high:.2f}"
         print(f"{row['languages']:>10}{row['time']:>8.2f}{quartiles:>16}{row['copies_mb']:>12.1f}"
               f"{row['device_mb']:>12.1f}{row['all_on_device_mb']:>15.1f}")  # fmt: skip
-    device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
+    device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
-    record = {"shape": shape, "rows": rows, "provenance": provenance.provenance()}
+    record = {"shape": shape, "rows": rows, "provenance": machine.provenance()}
     write_json(HERE / f"lssd-teachers-{device}.json", record)
 
 
@@ -48,7 +49,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     languages = [f"language {number}" for number in range(count)]
-    model = models.translation_model(options.vocabulary, **shape_of(options, options.layers)).to(device).train()
+    model = build.translation_model(options.vocabulary, **shape_of(options, options.layers)).to(device).train()
     batch = {name: tensor.to(device) for name, tensor in random_batch("translation", options).items()}
     taught, turn = LSSD(languages, weight=2.5, kind="adaptive", level="sentence"), itertools.cycle(languages)
     taught.attach(model)

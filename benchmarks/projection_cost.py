@@ -3,8 +3,8 @@
     python benchmarks/projection_cost.py              # prints a table, writes benchmarks/distilbert-projection-cpu.json
 
 Three ways to the same loss from the same hidden states of a padded batch, forward and backward: `all`, which projects
-every position of student and teacher, padding included, and then selects; `slices`, `kdutils.projection` over the
-positions that are not padding; and `masked`, the same over the masked positions only (`restrict_to_mask`). Time is
+every position of student and teacher, padding included, and then selects; `slices`, `kdutils.losses.projection` over
+the positions that are not padding; and `masked`, the same over the masked positions only (`restrict_to_mask`). Time is
 the median; memory is the most that a process of its own held above what it held before (on a GPU: the most that
 tensors took).
 """
@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdutils import provenance
-from kdutils.files import write_json
-from kdutils.projection import projected_losses
+from kdutils.core import machine
+from kdutils.core.files import write_json
+from kdutils.losses.projection import projected_losses
 
 HERE = Path(__file__).parent
 WAYS = ("all", "slices", "masked")
@@ -42,10 +42,10 @@ def main() -> None:
     rows = [{"way": way, "ms": seconds(way, options) * 1000, "mb": peak(way, options)} for way in WAYS]
     for row in rows:
         print(f"{row['way']:8}{row['ms']:10.0f} ms{row['mb']:10.0f} MB")
-    device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
+    device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
     record = {"shape": shape, "real_tokens": int(make(options)[0].sum()), "rows": rows}
-    write_json(HERE / f"distilbert-projection-{device}.json", {**record, "provenance": provenance.provenance()})
+    write_json(HERE / f"distilbert-projection-{device}.json", {**record, "provenance": machine.provenance()})
 
 
 def make(options: argparse.Namespace) -> tuple[Tensor, ...]:
@@ -110,9 +110,9 @@ def peak(way: str, options: argparse.Namespace) -> float:
 def memory(options: argparse.Namespace) -> float:
     step = stepper(options.way, options)
     if torch.cuda.is_available():
-        provenance.reset_peak_memory()
+        machine.reset_peak_memory()
         step()
-        return provenance.peak_memory_mb()
+        return machine.peak_memory_mb()
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
     before = step_cost.resident("VmRSS")
     step()

@@ -27,27 +27,29 @@ from typing import Any
 import torch
 from transformers import DistilBertForMaskedLM
 
-from kdutils import models, provenance, runs
-from kdutils.batches import collate_classification, collate_translation
-from kdutils.experiments import Experiment
-from kdutils.files import write_json
-from kdutils.methods import Method, Moment
-from kdutils.students import student_config
+from kdutils import runner
+from kdutils.core import machine
+from kdutils.core.files import write_json
+from kdutils.data.batches import collate_classification, collate_translation
+from kdutils.models import build
+from kdutils.papers.distilbert.student import student_config
+from kdutils.study.experiment import Experiment
+from kdutils.training.method import Method, Moment
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     options = arguments()
-    paper = runs.load(options.paper)
+    paper = runner.load(options.paper)
     if options.arm:
         print(json.dumps(memory(paper, options)))
         return
     rows = [row for experiment in paper.EXPERIMENTS for row in measure(experiment, options)]
     show(rows)
-    device = provenance.device_name().split(",")[0].replace(" ", "-").lower()
+    device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
-    record = {"shape": shape, "rows": rows, "provenance": provenance.provenance()}
+    record = {"shape": shape, "rows": rows, "provenance": machine.provenance()}
     write_json(HERE / f"{options.paper}-{device}.json", record)
 
 
@@ -86,7 +88,7 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     kind = experiment.task.kind
     model = make_model(kind, options).to(device).train()
     if kind == "masked_lm":
-        teacher = models.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
+        teacher = build.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
         method.teacher = teacher.to(device).eval().requires_grad_(False)
     batch = random_batch(kind, options)
     scores, languages = defaultdict(float), experiment.settings.resolve("demo").get("languages")
@@ -119,10 +121,10 @@ def make_model(kind: str, options: argparse.Namespace) -> torch.nn.Module:
     """An untrained model; for masked LM the student, a DistilBERT under a teacher of twice as many layers."""
     shape = shape_of(options, options.layers)
     if kind == "translation":
-        return models.translation_model(options.vocabulary, **shape)
+        return build.translation_model(options.vocabulary, **shape)
     if kind == "classification":
-        return models.classifier(options.vocabulary, ("negative", "positive"), **shape)
-    teacher = models.masked_lm(options.vocabulary, **shape).config
+        return build.classifier(options.vocabulary, ("negative", "positive"), **shape)
+    teacher = build.masked_lm(options.vocabulary, **shape).config
     return DistilBertForMaskedLM(student_config(teacher, options.layers))
 
 
@@ -177,10 +179,10 @@ def memory(paper: Any, options: argparse.Namespace) -> float:
     method = experiment.arm(options.arm).method(experiment.settings.resolve("demo"))
     step = stepper(experiment, method, options)
     if torch.cuda.is_available():
-        provenance.reset_peak_memory()
+        machine.reset_peak_memory()
         for _ in range(3):
             step()
-        return provenance.peak_memory_mb()
+        return machine.peak_memory_mb()
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
     before = resident("VmRSS")
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""python -m kdutils list | run | train | report | doctor | refresh
+"""python -m kdutils list | run | train | report | doctor | refresh | colab
 
 Every command explains itself with --help. Errors are one sentence and a non-zero exit status.
 """
@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from kdutils import __version__
-from kdutils.errors import Paused, UserError, unknown
-from kdutils.settings import PRESETS, parse_assignments
+from kdutils.core.errors import Paused, UserError, unknown
+from kdutils.core.settings import PRESETS, parse_assignments
 
 EXIT_ERROR, EXIT_PAUSED = 1, 75  # 75: try again later, as in sysexits.h
 
 EPILOG = """\
 examples
   python -m kdutils list
-      the papers, their notebooks, experiments and arms
+      the papers and their notebooks
+  python -m kdutils list r_drop
+      its experiments, arms and claims
   python -m kdutils run r_drop --preset study --seeds 1 2 3 --set alpha=1
       the notebook by papermill, one process a seed, then one that puts them together
   python -m kdutils run --all
@@ -56,83 +58,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_papers(options: argparse.Namespace) -> None:
-    from kdutils import runs
+    from kdutils import runner
 
-    for name in runs.names():
-        paper, notebook = runs.load(name), runs.notebook_of(name)
+    for name in options.paper or runner.names():
+        paper, notebook = runner.load(name), runner.notebook_of(name)
         print(f"{name}\n  {paper.TITLE}\n  {paper.CITATION}")
-        print(f"  notebook    {notebook.relative_to(runs.HOME) if notebook else 'not beside this installation'}")
-        for experiment in paper.EXPERIMENTS:
+        print(f"  notebook    {notebook.relative_to(runner.HOME) if notebook else 'not beside this installation'}")
+        for experiment in paper.EXPERIMENTS if options.paper else ():  # imports torch, which takes its time
             print(f"  experiment  {experiment.name}: {', '.join(arm.name for arm in experiment.arms)}")
-        print(f"  claims      {', '.join(claim.id for claim in paper.CLAIMS)}")
+        for claim in paper.CLAIMS if options.paper else ():
+            print(f"  claim {claim.id:5} {claim.statement}")
+    if not options.paper:
+        print("'list PAPER' tells a paper's experiments, arms and claims.")
 
 
 def run(options: argparse.Namespace) -> None:
-    from kdutils import experiments, runs
+    from kdutils import runner
+    from kdutils.study import experiment
 
     if bool(options.paper) == options.all:
         raise UserError("Say which papers to run, for example 'run r_drop', or use --all, but not both.")
-    chosen, changes = runs.names() if options.all else options.paper, parse_assignments(options.set)
+    chosen, changes = runner.names() if options.all else options.paper, parse_assignments(options.set)
     for name in chosen:  # a mistake in the last one is found before the first one runs
-        experiments.resolve(runs.load(name).EXPERIMENTS, options.preset, changes, options.tasks)
-    left = runs.countdown(options.max_minutes)
+        experiment.resolve(runner.load(name).EXPERIMENTS, options.preset, changes, options.tasks)
+    left = runner.countdown(options.max_minutes)
     for name in chosen:
-        runs.execute(name, options.preset, options.seeds, changes, options.tasks, options.runs, left())
+        runner.execute(name, options.preset, options.seeds, changes, options.tasks, options.runs, left())
     if options.all:
-        owned = {runs.notebook_of(name) for name in runs.names()}
-        for notebook in runs.all_notebooks():
+        owned = {runner.notebook_of(name) for name in runner.names()}
+        for notebook in runner.all_notebooks():
             if notebook not in owned:  # 00, last: it draws the board of what the others have left
                 place = Path(options.runs) / notebook.stem / notebook.name
-                runs.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, place)
+                runner.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, place)
 
 
 def train(options: argparse.Namespace) -> None:
-    from kdutils import experiments, runs
+    from kdutils import runner
+    from kdutils.core import machine
+    from kdutils.study import results
+    from kdutils.study.experiment import checked_seeds, resolve
+    from kdutils.study.running import run as run_experiment
 
-    paper = runs.load(options.paper)
-    wanted = experiments.resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
+    paper = runner.load(options.paper)
+    wanted = resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
     chosen = [experiment for experiment in paper.EXPERIMENTS if experiment.name in wanted]
-    seeds, left = experiments.checked_seeds(options.seeds or [1, 2, 3]), runs.countdown(options.max_minutes)
+    seeds, left = checked_seeds(options.seeds or [1, 2, 3]), runner.countdown(options.max_minutes)
     for experiment in chosen:  # everything that can be refused, before the first of them trains for days
         settings = wanted[experiment.name]
         for arm in options.arms or [one.name for one in experiment.arms]:
             experiment.arm(arm).method(settings)
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
-            runs.free_place({**key, "overrides": settings.overrides}, options.results)
+            results.free_place({**key, "overrides": settings.overrides}, options.results)
     for experiment in chosen:
-        records = experiments.run(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
-        if experiments.main_process():
+        records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
+        if machine.main_process():
             _print_metrics(records)
             for record in records if options.record else []:
-                print(f"recorded in {runs.keep(record, options.results)}")
+                print(f"recorded in {results.keep(record, options.results)}")
 
 
 def report(options: argparse.Namespace) -> None:
-    from kdutils import report as board
-    from kdutils import runs
+    from kdutils import runner
+    from kdutils.notebook import report as board
 
-    claims = {name: runs.load(name).CLAIMS for name in runs.names()}
+    claims = {name: runner.load(name).CLAIMS for name in runner.names()}
     print(f"The results board is {board.write_report(options.runs, options.results, claims)}")
 
 
 def doctor(options: argparse.Namespace) -> None:
-    from kdutils import doctor as surgery
+    from kdutils.core import machine
 
-    if not surgery.examine(options.runs):
+    if not machine.examine(options.runs):
         raise UserError("Something that is needed is missing: see the lines marked 'missing' above.")
 
 
 def refresh(options: argparse.Namespace) -> None:
-    from kdutils import runs
+    from kdutils import runner
 
-    notebooks = {notebook.stem[3:]: notebook for notebook in runs.all_notebooks()}  # by name, without the number
+    notebooks = {notebook.stem[3:]: notebook for notebook in runner.all_notebooks()}  # by name, without the number
     for name in options.paper:
         if name not in notebooks:
             raise unknown("notebook", name, notebooks)
     for name in options.paper or notebooks:
         print(f"{notebooks[name].name}: executing", flush=True)
-        runs.refresh(notebooks[name])
+        runner.refresh(notebooks[name])
+
+
+def colab(options: argparse.Namespace) -> None:
+    from kdutils.core.files import HOME
+    from kdutils.core.setup import readdress
+
+    changed = readdress(HOME, options.repository, options.revision)
+    print("\n".join(f"written: {file.relative_to(HOME)}" for file in changed) or "Nothing had to be changed.")
 
 
 def _print_metrics(records: list[dict[str, Any]]) -> None:
@@ -156,7 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"kdutils {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    _command(commands, "list", list_papers, "the papers, their notebooks, experiments and arms")
+    one = _command(
+        commands, "list", list_papers, "the papers and their notebooks, or one paper's experiments and claims"
+    )
+    one.add_argument("paper", nargs="*", help="tell more of these")
 
     one = _command(commands, "run", run, "execute notebooks with papermill")
     one.add_argument("paper", nargs="*", help="names of papers, as 'list' shows them")
@@ -179,6 +200,10 @@ def _parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "refresh", refresh, "execute the committed notebooks again, in place")
     one.add_argument("paper", nargs="*", help="only these, by the names that 'list' shows")
+
+    one = _command(commands, "colab", colab, "write another address and revision of the suite into every file")
+    one.add_argument("repository", help="owner/name on GitHub")
+    one.add_argument("--revision", default="main", help="a branch or a tag (default: main)")
     return parser
 
 

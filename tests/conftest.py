@@ -45,7 +45,7 @@ def classification_folder(tmp_path: Path) -> Path:
 def few_questions():
     """One question of the truth a split: the grammar takes its time for each."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdutils.tasks.QUESTIONS", 1)
+        patch.setattr("kdutils.tasks.masked_lm.QUESTIONS", 1)
         yield
 
 
@@ -55,3 +55,10 @@ def same_draws():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names of tests that are the same in every process: no address of a function, no bytes that hold a time."""
+    if isinstance(val, bytes):
+        return "bytes"
+    return val.__name__ if callable(val) and hasattr(val, "__name__") else None

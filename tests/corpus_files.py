@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kdutils.data import load_corpus
-from kdutils.errors import UserError
+from kdutils.core.errors import UserError
+from kdutils.data.corpora import load_corpus
 
 
 def write(path: Path, rows: list) -> Path:

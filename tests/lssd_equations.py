@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdutils.papers.lssd import lssd_loss
+from kdutils.papers.lssd.objective import lssd_loss
 from tests.oracles import evaluate, example, log_softmax, smoothed_nll
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import nbformat
 
-from kdutils.notebook import BOOTSTRAP, colab_url
+from kdutils.core.setup import CELL, colab_url
 
 Notebook = nbformat.NotebookNode
 RULES: dict[str, Callable[[Notebook, str], Iterator[str]]] = {}
@@ -83,9 +83,9 @@ def korean_abstract(node: Notebook, name: str) -> Iterator[str]:
 
 @rule
 def setup_cell(node: Notebook, name: str) -> Iterator[str]:
-    found = sum(cell.source.strip() == BOOTSTRAP.strip() for cell in cells(node, "code"))
+    found = sum(cell.source.strip() == CELL.strip() for cell in cells(node, "code"))
     if found != 1:
-        yield f"{found} cells are exactly kdutils.notebook.BOOTSTRAP, not one"
+        yield f"{found} cells are exactly kdutils.core.setup.CELL, not one"
 
 
 @rule

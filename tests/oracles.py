@@ -25,7 +25,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdutils.errors import UserError
+from kdutils.core.errors import UserError
 
 Oracle = Callable[[np.ndarray, int], Any]  # logits (K, V) and the right class of one position -> a number
 REFUSED = (UserError, ValueError)  # how a call may refuse what it cannot compute

@@ -14,9 +14,9 @@ from scipy.special import erf
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel
 
-from kdutils.batches import collate_translation
-from kdutils.decoders import SeerDecoder
-from kdutils.models import translation_model
+from kdutils.data.batches import collate_translation
+from kdutils.models.build import translation_model
+from kdutils.papers.seer_forcing.decoder import SeerDecoder
 
 WIDTH, HEADS, VOCABULARY = 8, 2, 24
 ARCHITECTURES = ("pre_norm", "marian", "bart")  # the last two are post-norm

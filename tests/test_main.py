@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from kdutils import __version__, runs
+from kdutils import __version__, runner
 from kdutils.__main__ import main
-from kdutils.errors import Paused, UserError
-from kdutils.files import read_json
+from kdutils.core.errors import Paused, UserError
+from kdutils.core.files import read_json
 from kdutils.papers import r_drop
+from kdutils.study import results
 from tests.corpus_files import pairs, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +104,7 @@ def test_the_version_is_told(call):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["trian"], ["train"], ["list", "extra"], ["doctor", "extra"], ["report", "extra"], ["train", "r_drop", "x"],
+        [], ["trian"], ["train"], ["doctor", "extra"], ["report", "extra"], ["train", "r_drop", "x"],
         ["train", "r_drop", "--seeds", "one"], ["train", "r_drop", "--seeds"], ["run", "r_drop", "--max-minutes", "x"],
         ["run", "r_drop", "--bogus"], ["train", "r_drop", "--tasks"],
     ],
@@ -162,7 +163,7 @@ def test_run_wants_papers_or_all_of_them(refused):
 
 
 def test_a_mistake_in_the_last_paper_is_found_before_the_first_runs(refused, monkeypatch):
-    monkeypatch.setattr(runs, "execute", lambda *arguments: pytest.fail("it ran"))
+    monkeypatch.setattr(runner, "execute", lambda *arguments: pytest.fail("it ran"))
     assert "no paper 'bogus'" in refused("run", "r_drop", "bogus")
 
 
@@ -214,7 +215,7 @@ def test_errors_of_several_lines_become_one(call, monkeypatch):
     def fail():
         raise UserError("First.\n  Second.\n")
 
-    monkeypatch.setattr(runs, "names", fail)
+    monkeypatch.setattr(runner, "names", fail)
     assert call("list") == (1, "", "kdutils: First. Second.\n")
 
 
@@ -222,9 +223,9 @@ def test_pauses_and_interruptions_have_their_own_status(call, monkeypatch):
     def stop(error):
         raise error
 
-    monkeypatch.setattr(runs, "names", lambda: stop(Paused("Paused: run the same again.")))
+    monkeypatch.setattr(runner, "names", lambda: stop(Paused("Paused: run the same again.")))
     assert call("list") == (75, "", "Paused: run the same again.\n")
-    monkeypatch.setattr(runs, "names", lambda: stop(KeyboardInterrupt()))
+    monkeypatch.setattr(runner, "names", lambda: stop(KeyboardInterrupt()))
     code, _, err = call("list")
     assert code == 130 and err.count("\n") == 1
 
@@ -235,13 +236,16 @@ def test_pauses_and_interruptions_have_their_own_status(call, monkeypatch):
 def test_list_shows_papers_notebooks_experiments_and_claims(call):
     code, out, err = call("list")
     assert (code, err) == (0, "")
-    assert r_drop.TITLE in out and "notebooks/03_r_drop.ipynb" in out
-    assert "translation: baseline, baseline_2x, r_drop" in out and "R1, R1c" in out
+    assert r_drop.TITLE in out and "notebooks/03_r_drop.ipynb" in out and "baseline" not in out
+    code, out, err = call("list", "r_drop")
+    assert (code, err) == (0, "") and r_drop.TITLE in out and "notebooks/03_r_drop.ipynb" in out
+    assert "translation: baseline, baseline_2x, r_drop" in out
+    assert all(f"claim {claim.id} " in out and claim.statement in out for claim in r_drop.CLAIMS)
 
 
 def test_run_passes_everything_on(call, monkeypatch):
     seen = []
-    monkeypatch.setattr(runs, "execute", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(runner, "execute", lambda *arguments: seen.append(arguments))
     command = "run r_drop --preset study --seeds 1 2 --set alpha=1 k=2 --set m=3 --tasks translation --runs there"
     assert call(*command.split(), "--max-minutes", "5") == (0, "", "")
     changes = {"alpha": "1", "k": "2", "m": "3"}
@@ -249,12 +253,14 @@ def test_run_passes_everything_on(call, monkeypatch):
 
 
 def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
-    seen, papers = [], [runs.notebook_of(name).name for name in runs.names()]
-    monkeypatch.setattr(runs, "HOME", tmp_path)
+    seen, papers = [], [runner.notebook_of(name).name for name in runner.names()]
+    monkeypatch.setattr(runner, "HOME", tmp_path)
     (tmp_path / "notebooks").mkdir()
     for name in ("00_start_here.ipynb", *papers):
         (tmp_path / "notebooks" / name).write_text("")
-    monkeypatch.setattr(runs, "run_notebook", lambda notebook, parameters, output: seen.append((notebook.name, output)))
+    monkeypatch.setattr(
+        runner, "run_notebook", lambda notebook, parameters, output: seen.append((notebook.name, output))
+    )
     assert call("run", "--all")[0] == 0
     assert [name for name, _ in seen] == [*papers, "00_start_here.ipynb"]
     assert seen[-1][1] == Path("runs/00_start_here/00_start_here.ipynb")
@@ -262,11 +268,11 @@ def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
 
 def test_refresh_takes_names_and_refuses_others(call, refused, monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(runs, "HOME", tmp_path)
+    monkeypatch.setattr(runner, "HOME", tmp_path)
     (tmp_path / "notebooks").mkdir()
     for name in ("00_start_here.ipynb", "03_r_drop.ipynb", "07_distillation.ipynb", "08_self_distillation.ipynb"):
         (tmp_path / "notebooks" / name).write_text("")
-    monkeypatch.setattr(runs, "refresh", lambda notebook: seen.append(notebook.name))
+    monkeypatch.setattr(runner, "refresh", lambda notebook: seen.append(notebook.name))
     assert "no notebook 'drop'. Did you mean 'r_drop'?" in refused("refresh", "distillation", "drop")
     assert seen == []
     assert call("refresh", "distillation", "start_here")[0] == 0
@@ -319,7 +325,7 @@ def test_a_finished_training_is_loaded_and_its_metrics_printed(call, trained):
 
 
 def test_what_is_recorded_is_what_was_run(trained):
-    store = runs.recorded("r_drop", trained / "results")
+    store = results.recorded("r_drop", trained / "results")
     assert [(one["task"], one["seed"]) for one in store] == [
         ("classification", 1),
         ("translation", 1),
@@ -333,8 +339,8 @@ def test_what_is_recorded_is_what_was_run(trained):
             assert arm["metrics"] == original["arms"][name]["metrics"]
             assert arm["history"] == [row for row in original["arms"][name]["history"] if row["kind"] == "eval"]
     swept = [name.partition("=")[0] for name in TINY]
-    assert [one["seed"] for one in runs.for_claim(swept, store, "translation", "demo")] == [1, 2]
-    assert runs.for_claim(["alpha"], store, "translation", "demo") == []
+    assert [one["seed"] for one in results.for_claim(swept, store, "translation", "demo")] == [1, 2]
+    assert results.for_claim(["alpha"], store, "translation", "demo") == []
 
 
 def test_a_record_is_not_replaced_and_that_is_said_before_the_training(refused, trained):
@@ -356,14 +362,14 @@ def test_a_paused_training_goes_on_with_the_same_command(call):
 
 def test_one_time_limit_holds_for_all_experiments(call, monkeypatch):
     limits, now = [], [0.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(runner.time, "monotonic", lambda: now[0])
 
     def train(experiment, settings, seeds, folder, arms, max_minutes):
         limits.append(max_minutes)
         now[0] += 60
         return []
 
-    monkeypatch.setattr("kdutils.experiments.run", train)
+    monkeypatch.setattr("kdutils.study.running.run", train)
     assert call("train", "r_drop", "--max-minutes", "1.5")[0] == 0
     assert limits == [1.5, 0.5]
 

@@ -31,19 +31,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # these processes fork
 import torch
 from torch import nn
 
-from kdutils.batches import Batches, collate_translation
-from kdutils.checkpoints import Checkpoints, save_weights, seeded
-from kdutils.divergences import kl_divergence, label_smoothed_nll
-from kdutils.errors import UserError
-from kdutils.evaluation import dropout_scores, token_scores
-from kdutils.experiments import resolve, run
-from kdutils.files import digest, exclusive, write_json
-from kdutils.methods import Method
-from kdutils.models import counted_logits, translation_model
+from kdutils.core.errors import UserError
+from kdutils.core.files import digest, exclusive, write_json
+from kdutils.data.batches import Batches, collate_translation
+from kdutils.losses.divergences import kl_divergence, label_smoothed_nll
+from kdutils.models.build import translation_model
+from kdutils.models.forward import counted_logits
 from kdutils.papers import seer_forcing
-from kdutils.papers.r_drop import EXPERIMENTS, RDrop
-from kdutils.papers.seer_forcing import SeerForcing
-from kdutils.training import Fitted, Recipe, fit
+from kdutils.papers.r_drop.experiment import EXPERIMENTS
+from kdutils.papers.r_drop.method import RDrop
+from kdutils.papers.seer_forcing.method import SeerForcing
+from kdutils.study.experiment import resolve
+from kdutils.study.running import run
+from kdutils.tasks import masked_lm
+from kdutils.tasks.scores import dropout_scores, token_scores
+from kdutils.training.checkpoints import Checkpoints, save_weights, seeded
+from kdutils.training.loop import Fitted, Recipe, fit
+from kdutils.training.method import Method
 
 VOCABULARY = 24
 HOME = Path(__file__).resolve().parents[1]
@@ -218,8 +222,8 @@ def one_sentence(error: BaseException | str) -> str:
 
 # Everything through which a checkpoint, the best weights or the history reach the disk.
 EVENTS = (
-    "kdutils.checkpoints:save_model", "torch:save", "kdutils.checkpoints:file_digest", "kdutils.files:sync",
-    "os:replace", "shutil:rmtree", "kdutils.training:_Loop._update",
+    "kdutils.training.checkpoints:save_model", "torch:save", "kdutils.training.checkpoints:file_digest",
+    "kdutils.core.files:sync", "os:replace", "shutil:rmtree", "kdutils.training.loop:_Loop._update",
 )  # fmt: skip
 
 
@@ -360,6 +364,18 @@ def started() -> Processes:
     processes = Processes()
     atexit.register(processes.close)
     return processes
+
+
+def killed(function: Callable, kill_at: int, event: str = EVENTS[-1], **options: Any) -> None:
+    """Runs a function of any test file in a process of its own, which is killed at the so many-th call of `event`."""
+    job = {"module": function.__module__, "name": function.__name__, "kill_at": kill_at, "event": event, **options}
+    assert started().run(die_in, **job) == -signal.SIGKILL
+
+
+def die_in(module: str, name: str, kill_at: int, event: str, **options: Any) -> None:
+    masked_lm.QUESTIONS = 1  # the grammar takes its time for each
+    _die_at(kill_at, [event])
+    getattr(importlib.import_module(module), name)(**options)
 
 
 def serve() -> None:

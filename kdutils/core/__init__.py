@@ -1,0 +1,1 @@
+"""Ground floor: errors, files, settings, the machine, progress."""

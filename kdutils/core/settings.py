@@ -1,0 +1,146 @@
+"""Presets: every setting of an experiment with its demo, study and paper value, its meaning and its source.
+
+>>> settings = SETTINGS.resolve("demo", {"alpha": 1.0})
+>>> settings.alpha, settings.updates
+(1.0, 240)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdutils.core.errors import UserError, unknown
+from kdutils.core.files import digest
+
+PRESETS = ("demo", "study", "paper")
+UNHASHED = ("tracker", "log_every")  # they change what is written down, not what is computed
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of an experiment's table: a value for each preset, what it means, where the paper's is from."""
+
+    name: str
+    demo: Any
+    study: Any
+    paper: Any
+    meaning: str
+    source: str = ""  # of the paper's value: a section, a line of the official code, or "paper silent"
+
+
+class Settings(Mapping):
+    """Resolved settings, read as attributes or as a mapping; they cannot be changed."""
+
+    def __init__(self, preset: str, values: dict[str, Any], overrides: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        self.__dict__.update(_values=dict(values), preset=preset, overrides=dict(overrides))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("Settings are fixed once resolved: use overrides, or `changed`.")
+
+    def __repr__(self) -> str:
+        return f"Settings({self.preset}, {', '.join(f'{k}={v!r}' for k, v in self._values.items())})"
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name these settings; the folder of a run ends with them."""
+        return digest({k: v for k, v in self._values.items() if k not in UNHASHED})[:8]
+
+    def changed(self, **changes: Any) -> Settings:
+        """The same settings with some values replaced, for an arm that differs from the others in these."""
+        for name in changes.keys() - self._values.keys():
+            raise unknown("setting", name, sorted(self._values))
+        return Settings(self.preset, {**self._values, **changes}, self.overrides)
+
+
+class Table:
+    """The settings of an experiment. Papers take a task's table and add or replace lines."""
+
+    def __init__(self, *settings: Setting) -> None:
+        self.settings = {setting.name: setting for setting in settings}
+
+    def extended(self, *settings: Setting, **changes: dict[str, Any]) -> Table:
+        """A new table with lines added or replaced; `name={"paper": 4096, "source": "..."}` edits one line."""
+        table = Table(*self.settings.values(), *settings)
+        for name, fields in changes.items():
+            table.settings[name] = replace(table.settings[name], **fields)
+        return table
+
+    def resolve(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """The values of a preset with the overrides applied.
+
+        An override may be text, as from a command line, and is read as the type of the preset's value. Raises
+        UserError for an unknown preset or setting, with the near ones, and for a value of another type.
+        """
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
+        values = {name: getattr(setting, preset) for name, setting in self.settings.items()}
+        changed = {}
+        for name, value in (overrides or {}).items():
+            if name not in values:
+                raise unknown("setting", name, sorted(values))
+            value = _like(values[name], value, name)
+            if value != values[name]:
+                changed[name] = value
+        return Settings(preset, {**values, **changed}, changed)
+
+    def show(self, settings: Settings):
+        """The resolved settings as a pandas.DataFrame: value, the paper's value, meaning and source."""
+        import pandas as pd  # heavy, and needed here only
+
+        rows = [
+            {
+                "setting": s.name + (" (changed)" if s.name in settings.overrides else ""),
+                "value": settings[s.name],
+                "paper": s.paper,
+                "meaning": s.meaning,
+                "source of the paper's value": s.source,
+            }
+            for s in self.settings.values()
+        ]
+        return pd.DataFrame(rows).set_index("setting")
+
+
+def parse_assignments(items: Iterable[str]) -> dict[str, str]:
+    """["alpha=1", "pair=de-en"] as a dictionary of texts. Raises UserError for one without "="."""
+    pairs = [item.partition("=") for item in items]
+    for name, sign, _ in pairs:
+        if not sign or not name:
+            raise UserError(f"--set takes name=value, for example --set alpha=1, not '{name}'.")
+    return {name.strip(): value for name, _, value in pairs}
+
+
+def _like(old: Any, new: Any, name: str) -> Any:
+    """`new` as the type of `old`; whole numbers pass as floats, texts are read as JSON unless text is wanted."""
+    if isinstance(new, str) and not isinstance(old, str):
+        try:
+            new = json.loads(new)
+        except ValueError:
+            raise _wrong_type(old, new, name) from None
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        return float(new)
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float) and new.is_integer():
+        return int(new)
+    if isinstance(old, str) and isinstance(new, int | float) and not isinstance(new, bool):
+        return str(new)
+    if type(new) is not type(old):
+        raise _wrong_type(old, new, name)
+    return new
+
+
+def _wrong_type(old: Any, new: Any, name: str) -> UserError:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "text"}
+    wanted = kinds.get(type(old), type(old).__name__)
+    return UserError(f"The setting '{name}' takes {wanted}, such as {old!r}, not {new!r}.")

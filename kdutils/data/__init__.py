@@ -1,0 +1,1 @@
+"""From a source to batches: corpora, readers, tokens, batches."""

@@ -1,0 +1,1 @@
+"""The embedded corpus in five languages, behind one door: `kdutils.grammar.corpus`."""

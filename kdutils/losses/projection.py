@@ -1,0 +1,181 @@
+"""Losses behind a vocabulary projection, computed in slices of positions: no logits of a whole batch ever stand.
+
+>>> total, soft, hard = projected_losses(h, head, h_teacher, teacher_head, targets, soft=5 / n, hard=2 / y)
+>>> total.backward()                                       # into h, and into the weight and bias of the head
+
+The logits of a masked language model are by far its largest tensors: a batch of 4,000 tokens and 30,522 words
+has 0.5 GB of them in float32, once for the student, once for the teacher, and again for every gradient and
+log-softmax. Here each slice is projected, turned into its share of the loss and of the gradient, and forgotten. The
+projection is computed once; the gradient is made in the forward pass, while the logits are at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdutils.core.errors import UserError
+
+CELLS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}  # logits of a slice: wide enough for a fast matrix product
+
+
+def projected_losses(
+    hidden: Tensor,
+    head: nn.Linear,
+    teacher_hidden: Tensor | None,
+    teacher_head: nn.Linear | None,
+    targets: Tensor,
+    *,
+    soft: float = 0.0,
+    hard: float = 0.0,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(total, soft_sum, hard_sum) with total = soft * soft_sum + hard * hard_sum, from what the heads are given.
+
+    hidden (N, d) and teacher_hidden (N, d'): inputs of the output projections at the N positions that count; head
+    and teacher_head map them to V logits. targets (N,): the true word, or -100 where none is asked.
+    soft_sum = T^2 sum_n KL(softmax(z_teacher / T) || softmax(z / T)) over all N positions; hard_sum is the
+    cross-entropy at temperature 1, summed over the positions with a target. A weight of 0 leaves its term out, and
+    its sum is then 0; without `soft` the teacher is not touched and may be None.
+    Only `total` has a gradient: into hidden and the head, never into the teacher. Computed in float32 at least; under
+    autocast the matrix products take its precision. Raises UserError on shapes that do not match.
+    """
+    _check(hidden, head, teacher_hidden, teacher_head, targets, soft, hard, temperature)
+    teacher = (None, None, None)
+    if soft:
+        teacher = (teacher_hidden.detach(), teacher_head.weight.detach(), _detached(teacher_head.bias))
+    settings = (float(soft), float(hard), float(temperature))
+    return _Projected.apply(settings, targets, *teacher, hidden, head.weight, head.bias)
+
+
+class _Projected(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, settings, targets, teacher_hidden, teacher_weight, teacher_bias, hidden, weight, bias):
+        soft, hard, temperature = settings
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        kind = _product_type(hidden)
+        inputs, matrix = hidden.to(kind), weight.to(kind)
+        teacher = None if teacher_hidden is None else (teacher_hidden.to(kind), teacher_weight.to(kind))
+        sums = hidden.new_zeros(2, dtype=exact)
+        grads = [torch.zeros_like(one, dtype=exact) if one is not None and wanted else None
+                 for one, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[5:], strict=True)]  # fmt: skip
+        # slopes are kept near 1 in the matrix products, since float16 has no room for 1 / N, and scaled afterwards
+        unit = max(soft * temperature, hard) or 1.0
+        with torch.autocast(hidden.device.type, enabled=False):
+            for some in _slices(len(hidden), weight):
+                logits = _affine(inputs[some], matrix, bias).to(exact)
+                slope = torch.zeros_like(logits) if not soft else None
+                if soft:
+                    theirs = _affine(teacher[0][some], teacher[1], teacher_bias).to(exact)
+                    value, slope = _soft(logits, theirs, temperature, soft * temperature / unit)
+                    sums[0] += value
+                if hard:
+                    sums[1] += _add_hard(slope, logits, targets[some], hard / unit)
+                _add_products(grads, some, slope, inputs[some], matrix)
+        for grad in grads:
+            if grad is not None:
+                grad.mul_(unit)
+        ctx.save_for_backward(*grads)
+        ctx.types = [one.dtype if one is not None else None for one in (hidden, weight, bias)]
+        parts = (sums[0].clone(), sums[1].clone())
+        ctx.mark_non_differentiable(*parts)
+        return soft * sums[0] + hard * sums[1], *parts
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, outer: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
+        grads = (
+            None if grad is None else (grad * outer).to(kind)
+            for grad, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
+        )
+        return (None, None, None, None, None, *grads)
+
+
+def _soft(logits: Tensor, theirs: Tensor, temperature: float, weight: float) -> tuple[Tensor, Tensor]:
+    """T^2 times the summed KL of a slice, and `weight` times (q - p), which is its slope divided by T."""
+    log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
+    p = log_p.exp()
+    value = (p * (log_p - log_q)).sum() * temperature**2
+    return value, log_q.exp_().sub_(p).mul_(weight)
+
+
+def _add_hard(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """The cross-entropy of the rows that have a target, summed; adds `weight` times its slope to those rows."""
+    rows = (targets >= 0).nonzero()[:, 0]
+    wanted = targets[rows]
+    log_q = logits[rows].log_softmax(-1)
+    value = -log_q.gather(-1, wanted[:, None]).sum()
+    theirs = log_q.exp_()
+    theirs[torch.arange(len(rows), device=rows.device), wanted] -= 1.0
+    slope[rows] += theirs.mul_(weight)
+    return value
+
+
+def _add_products(grads: list[Tensor | None], some: slice, slope: Tensor, inputs: Tensor, matrix: Tensor) -> None:
+    to_hidden, to_weight, to_bias = grads
+    narrow = slope.to(matrix.dtype)
+    if to_hidden is not None:
+        to_hidden[some] = narrow @ matrix
+    if to_weight is not None and to_weight.dtype == narrow.dtype:
+        to_weight.addmm_(narrow.T, inputs)
+    elif to_weight is not None:
+        shrink = _room(slope, inputs)
+        to_weight += ((slope * shrink).to(matrix.dtype).T @ inputs).to(to_weight.dtype) / shrink
+    if to_bias is not None:
+        to_bias += slope.sum(0)
+
+
+def _room(slope: Tensor, inputs: Tensor) -> Tensor | float:
+    """What a product over all rows must be shrunk by so that float16, which ends at 65,504, can hold it."""
+    if inputs.dtype != torch.float16:
+        return 1.0
+    most = slope.abs().sum(0).max() * inputs.abs().max().to(slope.dtype)
+    return (2.0**14 / most).clamp(max=1.0)
+
+
+def _affine(inputs: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(inputs, matrix, None if bias is None else bias.to(matrix.dtype))
+
+
+def _product_type(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+def _slices(rows: int, weight: Tensor) -> Iterator[slice]:
+    step = max(1, CELLS_AT_ONCE.get(weight.device.type, 2**25) // len(weight))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach()
+
+
+def _check(hidden, head, teacher_hidden, teacher_head, targets, soft: float, hard: float, temperature: float) -> None:
+    if not temperature > 0:
+        raise UserError(f"The temperature is {temperature}: it must be above 0.")
+    if hidden.ndim != 2 or targets.shape != hidden.shape[:1]:
+        shapes = f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
+        raise UserError(f"The loss needs hidden states (N, width) and targets (N,), not {shapes}.")
+    _check_width("hidden states", hidden, head)
+    if hard and targets.device.type == "cpu" and len(targets) and int(targets.max()) >= len(head.weight):
+        raise UserError(f"The vocabulary has {len(head.weight):,} words, but a target is {int(targets.max())}.")
+    if not soft:
+        return
+    if teacher_hidden is None or teacher_head is None:
+        raise UserError("Soft targets need a teacher: give its hidden states and its output projection.")
+    _check_width("teacher's hidden states", teacher_hidden, teacher_head)
+    if len(teacher_hidden) != len(hidden):
+        raise UserError(f"The teacher has {len(teacher_hidden)} positions, the student {len(hidden)}: give the same.")
+    if len(teacher_head.weight) != len(head.weight):
+        sizes = f"{len(teacher_head.weight):,} words, the student's {len(head.weight):,}"
+        raise UserError(f"The teacher's vocabulary has {sizes}: distillation needs one and the same tokenizer.")
+
+
+def _check_width(what: str, hidden: Tensor, head: nn.Linear) -> None:
+    if hidden.ndim != 2 or hidden.shape[1] != head.weight.shape[1]:
+        wanted = f"(N, {head.weight.shape[1]})"
+        raise UserError(f"The {what} have the shape {tuple(hidden.shape)}, their output projection wants {wanted}.")

@@ -1,0 +1,9 @@
+"""What notebooks show: set-up, sources, proofs of agreement, exercises; figures, tables and the board beside them."""
+
+from kdutils.core.machine import print_environment
+from kdutils.core.setup import colab_url
+from kdutils.notebook.agree import agree
+from kdutils.notebook.exercises import check, score
+from kdutils.notebook.reading import play, progress, show_source
+
+__all__ = ["agree", "check", "colab_url", "play", "print_environment", "progress", "score", "show_source"]

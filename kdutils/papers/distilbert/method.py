@@ -1,0 +1,107 @@
+"""Training by the triple loss; fine-tuning with a fine-tuned teacher, the second distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdutils.core.errors import UserError
+from kdutils.losses.distillation import check_temperature, cosine_loss, soft_target_loss
+from kdutils.losses.divergences import label_smoothed_nll
+from kdutils.losses.projection import projected_losses
+from kdutils.models.forward import counted_logits, features_at
+from kdutils.papers.distilbert.objective import _checked_weights
+from kdutils.training.method import Method, Moment
+
+
+class TripleLoss(Method):
+    """Pre-training by the triple loss; the teacher sees the same masked text as the student."""
+
+    name = "distilbert"
+
+    def __init__(
+        self,
+        weights: Sequence[float] = (5.0, 2.0, 1.0),
+        temperature: float = 2.0,
+        restrict_to_mask: bool = False,
+        passes: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.weights = _checked_weights(weights)
+        if not any(self.weights):
+            raise UserError("All three weights are 0: nothing would be learnt.")
+        check_temperature(temperature)
+        self.temperature, self.restrict_to_mask, self.passes = temperature, restrict_to_mask, passes
+
+    def count(self, batch: dict[str, Tensor]) -> dict[str, int]:
+        return {"targets": batch["targets"].numel(), "tokens": int(batch["attention_mask"].sum())}
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
+    ) -> dict[str, Tensor]:
+        alpha_ce, alpha_mlm, alpha_cos = self.weights
+        tokens = batch["attention_mask"].flatten().nonzero()[:, 0]
+        narrow = self.restrict_to_mask or not alpha_ce  # then only the masked positions are projected
+        projected = batch["positions"] if narrow else tokens
+        features, hidden = features_at(model, batch, projected, tokens)
+        theirs = self._teach(batch, projected, tokens)
+        head = model.module if hasattr(model, "module") else model
+        total, soft, hard = projected_losses(
+            features, head.get_output_embeddings(), theirs[0], theirs[2], batch["labels"].flatten()[projected],
+            soft=alpha_ce / counts["targets" if narrow else "tokens"], hard=alpha_mlm / counts["targets"],
+            temperature=self.temperature,
+        )  # fmt: skip
+        terms = {"loss": total}
+        if moment.logged:
+            terms["soft"] = soft / counts["targets" if narrow else "tokens"]
+            terms["mlm"] = hard / counts["targets"]
+        if alpha_cos:
+            cosine = cosine_loss(hidden, theirs[1], reduction="sum") / counts["tokens"]
+            terms["loss"] = total + alpha_cos * cosine
+            terms |= {"cosine": cosine} if moment.logged else {}
+        return terms
+
+    @torch.no_grad()
+    def _teach(self, batch: dict[str, Tensor], projected: Tensor, tokens: Tensor) -> tuple:
+        """(features, hidden states, output projection) of the teacher; nothing where no term asks for it."""
+        if not self.weights[0] and not self.weights[2]:
+            return None, None, None
+        teacher = given(self.teacher)
+        return *features_at(teacher, batch, projected, tokens), teacher.get_output_embeddings()
+
+
+class SecondDistillation(Method):
+    """Fine-tuning with a fine-tuned teacher: alpha_ce T^2 KL(teacher || student) + alpha_task cross-entropy.
+
+    The step that the paper adds on SQuAD, where start and end positions are the classes; here the classes of the task.
+    """
+
+    name = "second_distillation"
+    passes = 5 / 3
+
+    def __init__(self, alpha_ce: float = 0.5, alpha_task: float = 0.5, temperature: float = 2.0) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.alpha_ce, self.alpha_task, _ = _checked_weights((alpha_ce, alpha_task, 0.0))
+        self.temperature = temperature
+
+    def loss(
+        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
+    ) -> dict[str, Tensor]:
+        logits = counted_logits(model, batch)
+        hard = label_smoothed_nll(logits, batch["targets"], reduction="sum") / counts["targets"]
+        if not self.alpha_ce:
+            return {"loss": self.alpha_task * hard, "nll": hard}
+        with torch.no_grad():
+            theirs = counted_logits(given(self.teacher), batch)
+        soft = soft_target_loss(logits, theirs, self.temperature, reduction="sum") / counts["targets"]
+        return {"loss": self.alpha_ce * soft + self.alpha_task * hard, "soft": soft, "nll": hard}
+
+
+def given(teacher: nn.Module | None) -> nn.Module:
+    """The teacher. Raises UserError when a method was made without one."""
+    if teacher is None:
+        raise UserError("Distillation needs a teacher: set Method.teacher before training.")
+    return teacher

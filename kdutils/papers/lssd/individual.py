@@ -1,0 +1,34 @@
+"""Translators of one language each, trained first: the teachers that LSSD is compared with."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kdutils.study import kept
+from kdutils.study.experiment import Trial
+from kdutils.tasks.multilingual import tag
+from kdutils.training.method import Method
+
+
+def individual_teachers(trial: Trial, method: Method) -> nn.ModuleDict:
+    """By its tag, a translator of each language of a `Multilingual` task alone, kept under `trial.place` once trained.
+
+    Each gets as many updates as the translator of all, on the pairs of its language, and is taken where its validation
+    loss was lowest. `method` trains them. Raises Paused when the time is over before they are trained.
+    """
+    task, s, found = trial.task, trial.settings, {}
+    recipe = task.recipe(eval_every=max(1, s.updates // 20), checkpoint_every=max(1, s.updates // 4))
+    for language in s.languages:
+        name = f"{language}-{task.corpus.fingerprint[:8]}"
+        place = trial.place / "individual" / name
+        if kept.result(place) is None:
+            model = task.model(trial.seed)
+            fitted = kept.train(
+                model, method, task.only(language, trial.seed), recipe, place, seed=trial.seed, cores=s.threads,
+                evaluate=lambda now, own=language: task.scores(now, "validation", own),
+                identity=name, until=trial.until, description=f"{language} alone, seed {trial.seed}",
+            )  # fmt: skip
+            kept.export(place, model, task.tokenizer)
+            kept.keep(place, {"history": fitted.history, "seconds": fitted.seconds})
+        found[tag(language)] = kept.load(place, task.kind)
+    return nn.ModuleDict(found)

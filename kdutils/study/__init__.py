@@ -1,0 +1,1 @@
+"""Method against baseline: experiments, what is kept of them, measures, claims."""

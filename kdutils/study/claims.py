@@ -1,0 +1,245 @@
+"""A paper's claim as a statement that can fail, graded from our seeds with an interval.
+
+>>> gain = Claim("R1", "R-Drop reaches a higher test BLEU than the baseline.",
+...              paper="+2.61 BLEU", source="Table 1", unit="BLEU",
+...              measure=lambda records: paired_difference(records, "test_bleu", "r_drop", "baseline"))
+>>> board([grade(gain, records)])
+
+One number a seed goes in; the mean, its 95 % interval and a verdict come out. A claim with two halves ("lower
+dev loss and higher training loss") is two claims. Each claim is graded at 95 % on its own: among twenty
+intervals one is expected to miss, so a board is read as a whole and not by its best line.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from kdutils.core.errors import UserError, unknown
+from kdutils.study.measures import Record, Values, _number
+
+SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "supported", "contradicted", "inconclusive", "not run"
+SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NOT_RUN: "–"}
+DIRECTIONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
+KINDS = ("direction", "equivalence", "exact")
+MINIMUM_SEEDS = 3
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A falsifiable statement: "the quantity that `measure` returns is `better` than `bound`".
+
+    `measure` takes the records and returns one number a seed, or a pair (a, b) a seed, read as a - b.
+    `kind` "direction" compares the interval with `bound`; "equivalence" wants it wholly within `margin` of
+    `bound`; "exact" asks every seed for |quantity - bound| <= `tolerance` and needs no interval.
+    `every_seed`: the claimed sign must also hold in each seed. `over`: the overrides that a sweep varies, so
+    that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the
+    live scale cannot show. `published`: the paper's number in the same unit, for figures. Raises UserError if it
+    cannot be graded.
+    """
+
+    id: str
+    statement: str
+    measure: Callable[[list[Record]], Mapping]
+    paper: str = "not stated"
+    source: str = ""
+    unit: str = ""
+    better: str = ">"
+    bound: float = 0.0
+    kind: str = "direction"
+    margin: float = 0.0
+    tolerance: float = 0.0
+    every_seed: bool = False
+    over: tuple[str, ...] = ()
+    task: str = ""
+    scale: str = ""
+    published: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.better not in DIRECTIONS:
+            raise unknown("direction", self.better, DIRECTIONS)
+        if self.kind not in KINDS:
+            raise unknown("kind of claim", self.kind, KINDS)
+        if self.kind == "equivalence" and not self.margin > 0:
+            raise UserError(f"Claim {self.id} is an equivalence: give it a margin above 0, such as margin=0.3.")
+
+    @property
+    def cited(self) -> str:
+        """The paper's number with the table or figure that it stands in."""
+        return f"{self.paper} ({self.source})" if self.source else self.paper
+
+    @property
+    def condition(self) -> str:
+        """What the quantity must satisfy, as text: "> 0 BLEU", "within 0.3 of 0 BLEU"."""
+        if self.kind == "direction":
+            text = f"{self.better} {self.bound:g}"
+        elif self.kind == "equivalence":
+            text = f"within {self.margin:g} of {self.bound:g}"
+        else:
+            text = f"exactly {self.bound:g}" + (f" up to {self.tolerance:g}" if self.tolerance else "")
+        return f"{text} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A graded claim. `mean`, `low` and `high` (95 % interval) are NaN where the seeds cannot give them."""
+
+    claim: Claim
+    verdict: str
+    reason: str
+    values: Values = field(default_factory=dict)
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.values)
+
+    @property
+    def ours(self) -> str:
+        """The mean with its interval and unit, +0.31 [+0.12, +0.50] BLEU; empty when nothing was run."""
+        if not math.isfinite(self.mean):
+            return "not finite" if self.values else ""
+        signed = self.claim.bound == 0  # a difference; a ratio or a score is read without its plus
+        return f"{format_interval(self.mean, self.low, self.high, signed)} {self.claim.unit}".strip()
+
+
+# ---------------------------------------------------------------- grading
+
+
+def interval(values: Iterable[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean and Student's t interval: (mean, low, high). Identical values give a point.
+
+    One value has no interval and an empty or non-finite set has nothing: NaN there.
+    """
+    numbers = np.array(list(values), dtype=float)
+    if numbers.size == 0 or not np.isfinite(numbers).all():
+        return math.nan, math.nan, math.nan
+    if numbers.size == 1:
+        return float(numbers[0]), math.nan, math.nan
+    if (numbers == numbers[0]).all():
+        return (float(numbers[0]),) * 3
+    half = stats.t.ppf((1 + confidence) / 2, numbers.size - 1) * stats.sem(numbers)
+    return float(numbers.mean()), float(numbers.mean() - half), float(numbers.mean() + half)
+
+
+def grade(claim: Claim, records: Sequence[Record]) -> Grade:
+    """Grades a claim from the records of one group of settings (or of one sweep).
+
+    "supported": the whole 95 % interval lies on the claimed side. "contradicted": it lies wholly on the
+    other side. "inconclusive": neither, or fewer than three seeds, or a seed without a finite number.
+    "not run": the records do not hold what the claim needs. The reason says which, in one sentence.
+    """
+    try:
+        raw = claim.measure(list(records)) if records else {}
+    except UserError as error:
+        return Grade(claim, NOT_RUN, str(error))
+    except KeyError as error:
+        return Grade(claim, NOT_RUN, f"The records do not hold {error}.")
+    values = {seed: _difference(number) for seed, number in sorted(raw.items())}
+    if not values:
+        return Grade(claim, NOT_RUN, "No run has what this claim needs.")
+    mean, low, high = interval(values.values())
+    verdict, reason = _judge(claim, values, low, high)
+    return Grade(claim, verdict, reason, values, mean, low, high)
+
+
+def about(claims: Iterable[Claim], task: str) -> list[Claim]:
+    """The claims that speak of a task."""
+    return [claim for claim in claims if claim.task in ("", task)]
+
+
+def grade_all(claims: Iterable[Claim], records: Sequence[Record]) -> list[Grade]:
+    """Grades each claim from the same records."""
+    return [grade(claim, records) for claim in claims]
+
+
+def _difference(number) -> float:
+    if isinstance(number, Sequence):
+        return _number(number[0]) - _number(number[1])
+    return _number(number)
+
+
+def _judge(claim: Claim, values: Values, low: float, high: float) -> tuple[str, str]:
+    broken = [seed for seed, number in values.items() if not math.isfinite(number)]
+    if broken:
+        return INCONCLUSIVE, f"{_seeds(broken)} gave no finite number (diverged, or not logged)."
+    if claim.kind == "exact":
+        return _judge_exact(claim, values)
+    if len(values) < MINIMUM_SEEDS:
+        return INCONCLUSIVE, f"Only {_count(len(values))}: an interval needs at least {MINIMUM_SEEDS}."
+    if claim.kind == "equivalence":
+        return _judge_equivalence(claim, low, high)
+    return _judge_direction(claim, values, low, high)
+
+
+def _judge_exact(claim: Claim, values: Values) -> tuple[str, str]:
+    off = [seed for seed, number in values.items() if not abs(number - claim.bound) <= claim.tolerance]
+    if off:
+        return CONTRADICTED, f"Not {claim.condition}: {_seeds(off).lower()}."
+    return SUPPORTED, f"Every seed is {claim.condition}."
+
+
+def _judge_equivalence(claim: Claim, low: float, high: float) -> tuple[str, str]:
+    bottom, top = claim.bound - claim.margin, claim.bound + claim.margin
+    if bottom < low and high < top:
+        return SUPPORTED, f"The whole interval lies {claim.condition}."
+    if high <= bottom or low >= top:
+        return CONTRADICTED, f"The whole interval lies outside: it is not {claim.condition}."
+    return INCONCLUSIVE, f"The interval crosses an edge of the margin ({bottom:g} to {top:g})."
+
+
+def _judge_direction(claim: Claim, values: Values, low: float, high: float) -> tuple[str, str]:
+    holds, opposite = DIRECTIONS[claim.better], DIRECTIONS["<" if claim.better[0] == ">" else ">"]
+    agreeing = [seed for seed, number in values.items() if holds(number, claim.bound)]
+    share = f"{len(agreeing)} of {_count(len(values))} on the claimed side"
+    if holds(low, claim.bound) and holds(high, claim.bound):
+        if claim.every_seed and len(agreeing) < len(values):
+            return INCONCLUSIVE, f"The interval is {claim.condition}, but not every seed is ({share})."
+        return SUPPORTED, f"The whole interval is {claim.condition} ({share})."
+    if opposite(low, claim.bound) and opposite(high, claim.bound):
+        return CONTRADICTED, f"The whole interval lies on the other side of {claim.bound:g} ({share})."
+    if low == high:
+        return INCONCLUSIVE, f"Every seed gives exactly {claim.bound:g}: a measure at its floor or ceiling?"
+    return INCONCLUSIVE, f"The interval contains {claim.bound:g} ({share})."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    *most, last = map(str, seeds)
+    return f"Seeds {', '.join(most)} and {last}" if most else f"Seed {last}"
+
+
+def _count(n: int) -> str:
+    return "1 seed" if n == 1 else f"{n} seeds"
+
+
+# ---------------------------------------------------------------- showing
+
+
+def format_interval(mean: float, low: float, high: float, sign: bool = True) -> str:
+    """Text like +0.31 [+0.12, +0.50], to two digits of the half-width; the mean alone without an interval."""
+    if not math.isfinite(mean):
+        return "not finite"
+    half = (high - low) / 2
+    plus = "+" if sign and mean else ""
+    if not math.isfinite(half) or half == 0:
+        whole = float(mean).is_integer() and abs(mean) < 1e12
+        return f"{mean:{plus}{',.0f' if whole else '.4g'}}" + (" (identical)" if half == 0 else "")
+    decimals = 1 - math.floor(math.log10(half))
+    if abs(mean) >= 1e6 or not -3 <= decimals <= 7:
+        return f"{mean:{plus}.3g} [{low:{plus}.3g}, {high:{plus}.3g}]"
+    style = f"{plus}z.{max(decimals, 0)}f"  # z: no minus before a rounded zero
+    return f"{mean:{style}} [{low:{style}}, {high:{style}}]"
+
+
+def marked(verdict: str) -> str:
+    """A verdict with its symbol: "✓ supported"."""
+    return f"{SYMBOLS[verdict]} {verdict}"

@@ -1,0 +1,200 @@
+"""Downstream exams: a pre-trained encoder is fine-tuned on classification tasks, and the scores are averaged.
+
+>>> scores = examine("runs/.../student/model", settings, seed=1, place=Path("runs/.../student"))
+>>> scores["exam_macro"]                                       # points, the plain mean over the tasks
+
+The tasks, and how long and how fast they are learnt, are settings (`SETTINGS`), the same for every model. Each
+task's weights are chosen on its validation split; its test split is looked at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import AutoConfig, PreTrainedModel
+
+from kdutils.core.errors import UserError
+from kdutils.core.files import digest
+from kdutils.core.machine import main_process
+from kdutils.core.settings import Setting, Settings
+from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.models import build
+from kdutils.study import kept
+from kdutils.tasks.classification import Classification
+from kdutils.training.method import Method
+
+GLUE = [f"hub:nyu-mll/glue/{name}" for name in ("sst2", "mrpc", "cola", "rte")]
+ALL_OF_GLUE = [f"hub:nyu-mll/glue/{n}" for n in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")]
+SETTINGS = (
+    Setting(
+        "downstream", ["demo:acceptability"], GLUE, ALL_OF_GLUE,
+        "classification tasks of the exam, each named as `data` is",
+    ),
+    Setting("downstream_rows", 400, 3000, 0, "training rows a task; 0: all"),
+    Setting("downstream_test_rows", 600, 0, 0, "test rows a task; 0: all"),
+    Setting("downstream_epochs", 4, 3, 3, "epochs of a fine-tuning"),
+    Setting("downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay"),
+    Setting("downstream_batch", 16, 32, 32, "rows a batch"),
+    Setting("downstream_max_length", 48, 128, 128, "tokens a text or pair; longer ones are cut"),
+    Setting("downstream_dropout", 0.1, 0.1, 0.1, "dropout rate"),
+    Setting("downstream_seeds", 1, 1, 5, "fine-tunings a task, of which the median counts"),
+)  # fmt: skip
+# the score that a task is known by; accuracy for the others
+MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
+
+
+SHORTEST = 8  # tokens: less than that is no text
+
+MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune
+
+
+class Exam(Classification):
+    """A downstream task; of the demo corpus it may take the short sentences only, as the pre-training did."""
+
+    settings_table = Classification.settings_table.extended(
+        Setting("max_words", 0, 0, 0, "of the demo corpus: longest text in words; 0: any")
+    )
+
+    def _load(self) -> Corpus:
+        return self.load(self.settings)
+
+    @classmethod
+    def load(cls, s: Settings) -> Corpus:
+        """The corpus of a task."""
+        rows = {split: n for split in ("train", "validation", "test") if (n := s[f"{split}_rows"])}
+        return _corpus(s.data, s.language, tuple(rows.items()), s.test_split, s.data_seed, s.max_words)
+
+
+@functools.lru_cache(maxsize=8)  # every arm and every seed sits the same exam
+def _corpus(data: str, language: str, rows: tuple, test_split: str, seed: int, max_words: int) -> Corpus:
+    return load_corpus(
+        data, "classification", language=language, rows=dict(rows), test_split=test_split, seed=seed,
+        max_words=max_words,
+    )  # fmt: skip
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError for an exam that cannot be held: no task, two of one name, a corpus that cannot be read."""
+    names = [task_name(source) for source in settings.downstream]
+    if not names:
+        raise UserError("downstream is empty: name at least one classification task for the exam.")
+    if len(set(names)) < len(names):
+        raise UserError(f"Two tasks of the exam are called alike ({', '.join(names)}): rename one of the folders.")
+    for name in ("downstream_epochs", "downstream_batch", "downstream_seeds"):
+        if settings[name] < 1:
+            raise UserError(f"{name} is {settings[name]}: it must be at least 1.")
+    if not settings.downstream_learning_rate >= 0 or settings.downstream_max_length < SHORTEST:
+        raise UserError(f"The exam needs a learning rate of at least 0 and a max_length of at least {SHORTEST}.")
+    for source in settings.downstream:
+        Exam.load(exam_settings("", source, settings))
+
+
+def examine(
+    model: str | Path,
+    settings: Settings,
+    seed: int,
+    place: Path,
+    prefix: str = "exam_",
+    method: MethodOf = lambda name, number: Method(),
+    keep: bool = False,
+    until: float | None = None,
+) -> dict[str, float]:
+    """{"<prefix><task>": points, "<prefix>macro": their mean} of the model in the folder `model`, 0 to 100.
+
+    A task's points are its median over `downstream_seeds` fine-tunings; accuracy, or Matthews' correlation (CoLA), or
+    the mean of F1 and accuracy (MRPC, QQP), times 100. A finished fine-tuning is loaded, an interrupted one goes on.
+    keep: the fine-tuned models stay, for `finetuned`. Raises UserError for data that cannot be used, Paused.
+    """
+    points = {}
+    for source in settings.downstream:
+        name = task_name(source)
+        found = [
+            _finetune(model, source, settings, seed, number, finetuning_place(place, prefix, name, number),
+                      method(name, number), keep, until)
+            for number in range(settings.downstream_seeds)
+        ]  # fmt: skip
+        points[f"{prefix}{name}"] = statistics.median(found)
+    return {**points, f"{prefix}macro": statistics.fmean(points.values())}
+
+
+def finetuned(place: Path, name: str, number: int, prefix: str = "exam_") -> PreTrainedModel:
+    """The model that an exam with `keep` has fine-tuned, in evaluation mode."""
+    folder = finetuning_place(place, prefix, name, number)
+    if not (folder / "model").exists():
+        raise UserError(f"There is no fine-tuned model in {folder}: train that arm first, or all arms together.")
+    return kept.load(folder, "classification")
+
+
+def finetuning_place(place: Path, prefix: str, name: str, number: int) -> Path:
+    return place / "downstream" / f"{prefix}{name}-{number}"
+
+
+def _test_split(source: str) -> str:
+    """MNLI has two validation splits, and on the hub no labels for its test splits."""
+    has_several = source.startswith("hub:") or any(Path(source).glob("validation_matched.*"))
+    return "validation_matched" if task_name(source) == "mnli" and has_several else "test"
+
+
+def task_name(source: str) -> str:
+    """What a task is called in results: the last part of its folder, or of its name on the hub."""
+    return Path(str(source).replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
+
+
+def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
+    """A downstream task with the tokenizer of a model; texts are cut to what the model has positions for."""
+    chosen = exam_settings(model, source, settings)
+    with build.quiet():
+        positions = getattr(AutoConfig.from_pretrained(str(model)), "max_position_embeddings", chosen.max_length)
+    return Exam(chosen.changed(max_length=min(chosen.max_length, positions)))
+
+
+def exam_settings(model: str | Path, source: str, settings: Settings) -> Settings:
+    """The settings of a downstream task, from those of the experiment."""
+    s, sharers = settings, max(1, PartialState().num_processes)
+    changes: dict[str, Any] = {
+        "data": str(source), "model": str(model), "test_split": _test_split(str(source)),
+        "language": s.language, "max_words": s.max_words,
+        "train_rows": s.downstream_rows,
+        "validation_rows": s.downstream_test_rows, "test_rows": s.downstream_test_rows, "data_seed": s.data_seed,
+        "max_length": s.downstream_max_length, "dropout": s.downstream_dropout, "label_smoothing": 0.0,
+        "batch_size": max(1, s.downstream_batch // sharers), "accumulation": sharers,
+        "learning_rate": s.downstream_learning_rate, "schedule": "linear", "threads": s.threads,
+        "precision": s.precision,
+    }  # fmt: skip
+    return Exam.settings_table.resolve(s.preset, changes)
+
+
+def _finetune(
+    model: str | Path, source: str, settings: Settings, seed: int, number: int, place: Path, method: Method,
+    keep: bool, until: float | None,
+) -> float:  # fmt: skip
+    """One fine-tuning in a folder of its own; returns the points on the test split."""
+    if kept.result(place) is None:
+        task = exam_task(model, source, settings)
+        updates = max(1, settings.downstream_epochs * len(task.training_batches(seed)))
+        recipe = task.recipe(
+            updates=updates, warmup=updates // 10, eval_every=max(1, updates // settings.downstream_epochs),
+            log_every=max(1, updates // 10), checkpoint_every=max(1, updates // 2), patience=0,
+            monitor=MEASURES.get(task_name(source), ("accuracy",))[0],
+        )  # fmt: skip
+        start = int(digest(seed, number)[:7], 16)
+        classifier = task.model(start)
+        kept.train(
+            classifier, method, task.training_batches(start), recipe, place, seed=start, cores=settings.threads,
+            evaluate=task.validate, identity=digest(settings.digest, seed, number), until=until,
+            description=f"{task_name(source)}, seed {seed}",
+        )  # fmt: skip
+        if keep:
+            kept.export(place, classifier, task.tokenizer)
+        kept.keep(place, {"metrics": task.test(classifier) if main_process() else {}, "data": task.facts()})
+    return points_of(task_name(source), kept.result(place)["metrics"])
+
+
+def points_of(name: str, metrics: dict[str, float]) -> float:
+    """A task's score in points, from its metrics on the test split."""
+    return 100 * statistics.fmean(metrics[f"test_{measure}"] for measure in MEASURES.get(name, ("accuracy",)))

@@ -1,0 +1,123 @@
+"""What a paper compares: arms that are trained, the trial of an arm at a seed, and the settings of it all.
+
+>>> EXPERIMENTS = (Experiment("my_paper", Translation, SETTINGS, (Arm("baseline", "baseline", plain), ...)),)
+>>> resolve(EXPERIMENTS, "demo", {"alpha": 1.0})["translation"].updates
+300
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from kdutils.core.errors import UserError, unknown
+from kdutils.core.settings import Settings, Table
+from kdutils.tasks.base import Task
+from kdutils.training.method import Method
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One arm at one seed: all that a paper may need to start a model, to fetch a teacher or to hold an exam."""
+
+    task: Task
+    arm: str
+    seed: int
+    place: Path  # the arm's folder; those of the other arms of this seed lie beside it
+    runs: Path  # the folder of all runs
+    until: float | None = None  # a time.monotonic() moment to stop at
+
+    @property
+    def settings(self) -> Settings:
+        return self.task.settings
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training in a comparison: a method, how its recipe departs from the settings, where it starts.
+
+    `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
+    gives a fixed network; it is found as `Method.teacher` and never trained.
+    """
+
+    name: str
+    label: str  # for figures and tables
+    method: Callable[[Settings], Method]
+    recipe: Callable[[Settings], dict[str, Any]] = field(default=lambda settings: {})
+    start: Callable[[Trial], PreTrainedModel] = field(default=lambda trial: trial.task.model(trial.seed))
+    teacher: Callable[[Trial], nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A paper's comparison on one task: the settings, the arms, and what is measured besides the task's scores.
+
+    `look` is taken at every evaluation, on the validation split. `exam` is held once, with the trained model, after
+    it was exported to `trial.place / "model"`; what it trains itself (a fine-tuning) goes under `trial.place`.
+    """
+
+    paper: str
+    task: type[Task]
+    settings: Table
+    arms: tuple[Arm, ...]
+    look: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
+    exam: Callable[[Trial, PreTrainedModel], dict[str, float]] = field(default=lambda trial, model: {})
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def arm(self, name: str) -> Arm:
+        """The arm of that name. Raises UserError with the known ones."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise unknown("arm", name, [arm.name for arm in self.arms])
+
+
+def resolve(
+    experiments: Iterable[Experiment],
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> dict[str, Settings]:
+    """The settings of each wanted task, by its name.
+
+    An override is named after its setting and applies to every task that has it; "translation.alpha" applies to
+    one, and there it wins over "alpha". Raises UserError for an unknown preset, task or setting, before anything is
+    computed.
+    """
+    known = {experiment.name: experiment for experiment in experiments}
+    for task in tasks or ():
+        if task not in known:
+            raise unknown("task", task, known)
+    wanted = [known[task] for task in tasks or known]
+    shares: dict[str, dict[str, Any]] = {experiment.name: {} for experiment in wanted}
+    for name, value in sorted((overrides or {}).items(), key=lambda item: "." in item[0]):
+        task, dot, setting = name.rpartition(".")
+        if dot and task not in shares:
+            raise unknown("task", task, shares)
+        takers = [e for e in wanted if task in ("", e.name) and setting in e.settings.settings]
+        if not takers:
+            raise unknown("setting", setting, sorted({s for e in wanted for s in e.settings.settings}))
+        for taker in takers:
+            shares[taker.name][setting] = value
+    return {e.name: e.settings.resolve(preset, shares[e.name]) for e in wanted}
+
+
+def checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds as a list. Raises UserError unless they are different whole numbers from 0 to 2**32 - 1."""
+    several = isinstance(seeds, Sequence) and not isinstance(seeds, str) and len(seeds) > 0
+    if not several or not all(type(s) is int and 0 <= s < 2**32 for s in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different whole numbers from 0, such as [1, 2, 3], not {seeds!r}.")
+    return list(seeds)
+
+
+def plain(settings: Settings) -> Method:
+    """The method of a baseline: the cross-entropy of the settings, one pass over a batch."""
+    return Method(settings.get("label_smoothing", 0.0), settings.get("smoothing_convention", "uniform"))

@@ -1,0 +1,106 @@
+"""Train once, export, keep, load ever after: a folder for every network that a run trains.
+
+>>> if kept.result(place) is None:                                     # not finished yet
+...     kept.train(model, method, batches, recipe, place, seed=1, evaluate=task.validate)
+...     kept.export(place, model, task.tokenizer)
+...     kept.keep(place, {"metrics": task.test(model)})
+>>> model = kept.load(place, "masked_lm")
+
+`result.json` is written last: where it stands, everything that it speaks of is there and whole. It holds a digest of
+each file of weights, so that one that changed afterwards is noticed when it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils.core.errors import UserError
+from kdutils.core.files import file_digest, make_folder, read_json, write_json
+from kdutils.core.machine import main_process, threads
+from kdutils.data.tokens import save_tokenizer
+from kdutils.models import build
+from kdutils.training.checkpoints import clear_run, load_weights, save_weights, seeded, writing
+from kdutils.training.loop import Fitted, Recipe, fit
+from kdutils.training.method import BatchPlan, Method
+
+
+def result(place: Path) -> dict[str, Any] | None:
+    """What was kept in a folder, or None where nothing is finished."""
+    file = place / "result.json"
+    return read_json(file) if file.exists() else None
+
+
+def train(
+    model: nn.Module, method: Method, batches: BatchPlan, recipe: Recipe, place: Path, *, seed: int, cores: int = 0,
+    **options: Any,
+) -> Fitted:  # fmt: skip
+    """`fit` in a folder, from a random state that the seed alone decides, on so many CPU cores (0: all)."""
+    with seeded(seed), threads(cores):
+        return fit(model, method, batches, recipe, folder=place, **options)
+
+
+def export(
+    place: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    beside: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Writes the model and its tokenizer to `place / "model"`, as plain transformers load them.
+
+    beside: networks that were trained with it; their weights go to `place / "beside"`.
+    """
+    if main_process():
+        with writing(place), build.quiet():
+            model.save_pretrained(place / "model")
+        save_tokenizer(tokenizer, place / "model")
+        shutil.rmtree(place / "beside", ignore_errors=True)  # half-written files of a process that was killed
+        for name, network in (beside or {}).items():
+            save_weights(network, make_folder(place / "beside") / f"{name}.safetensors")
+    PartialState().wait_for_everyone()
+
+
+def keep(place: Path, facts: Mapping[str, Any]) -> None:
+    """Writes the result, after everything that it speaks of, and then drops what only the training needed."""
+    if main_process():
+        weights = {file.relative_to(place).as_posix(): file_digest(file) for file in _weights(place)}
+        write_json(place / "result.json", {**facts, "weights": weights})
+        clear_run(place)
+    PartialState().wait_for_everyone()
+
+
+def load(place: Path, kind: str) -> PreTrainedModel:
+    """The model that was exported to a finished folder, in evaluation mode, as plain transformers load it.
+
+    Raises UserError when its weights are not those that were trained.
+    """
+    check(place)
+    if main_process():
+        clear_run(place)  # what was left by a process that was killed before it came to that
+    return build.pretrained(str(place / "model"), kind).eval()
+
+
+def load_beside(place: Path, networks: Mapping[str, nn.Module]) -> None:
+    """Puts the weights of the networks that were exported beside a model into `networks`, which have their shapes."""
+    check(place)
+    for name, network in networks.items():
+        load_weights(network.eval(), place / "beside" / f"{name}.safetensors")
+
+
+def check(place: Path) -> None:
+    """Raises UserError when a file of weights is not the one that was kept."""
+    for name, digest in ((result(place) or {}).get("weights") or {}).items():
+        if not (place / name).is_file() or file_digest(place / name) != digest:
+            where = os.path.relpath(place)
+            raise UserError(f"{place / name} is missing or damaged: delete the folder {where} and run again.")
+
+
+def _weights(place: Path) -> list[Path]:
+    return sorted([*place.glob("model/*.safetensors"), *place.glob("beside/*.safetensors")])

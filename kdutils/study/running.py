@@ -1,0 +1,222 @@
+"""Method against baseline at several seeds: trained once, kept, and loaded ever after.
+
+>>> settings = resolve(EXPERIMENTS, "demo")["translation"]
+>>> records = run(experiment, settings, seeds=[1, 2, 3], runs="runs")
+>>> records[0]["arms"]["r_drop"]["metrics"]["test_bleu"]
+
+A run lies in `<runs>/<paper>/<task>-<preset>-<digest of the settings>/seed-<n>/`, with one folder an arm. What is
+finished there is loaded, what was interrupted goes on, and other settings have another folder, so nothing is
+computed twice or overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from kdutils.core.errors import UserError
+from kdutils.core.files import digest, exclusive, read_json, write_json
+from kdutils.core.machine import main_process, peak_memory_mb, provenance, reset_peak_memory, threads
+from kdutils.core.settings import UNHASHED, Settings
+from kdutils.models import build
+from kdutils.study import kept
+from kdutils.study.experiment import Arm, Experiment, Trial, checked_seeds
+from kdutils.study.results import Record
+from kdutils.tasks.base import Task
+from kdutils.training.checkpoints import clear_run
+from kdutils.training.loop import Fitted
+from kdutils.training.method import Method
+
+
+def folder(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> Path:
+    """Where the runs of an experiment with these settings lie."""
+    return Path(runs) / experiment.paper / f"{experiment.name}-{settings.preset}-{settings.digest}"
+
+
+def run(
+    experiment: Experiment,
+    settings: Settings,
+    seeds: Sequence[int] = (1, 2, 3),
+    runs: str | Path = "runs",
+    arms: Sequence[str] | None = None,
+    max_minutes: float = 0.0,
+    task: Task | None = None,
+) -> list[Record]:
+    """Trains every arm for every seed, or loads what is finished; returns one record a seed.
+
+    arms: only these (all by default). max_minutes: stop cleanly after so long (0: never); the same call then goes
+    on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds,
+    arms or settings before anything is written, Paused when the time is over.
+    """
+    wanted = [experiment.arm(name).name for name in arms] if arms else [arm.name for arm in experiment.arms]
+    chosen = [arm for arm in experiment.arms if arm.name in wanted]  # in their order: one may build on another
+    if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
+        raise UserError("The task was made from other settings: make it from these, or leave it out.")
+    until = time.monotonic() + 60 * max_minutes if max_minutes else None
+    for seed in checked_seeds(seeds):
+        place = folder(experiment, settings, runs) / f"seed-{seed}"
+        missing = [arm for arm in chosen if kept.result(place / arm.name) is None]
+        for arm in chosen if main_process() else ():
+            if arm not in missing:
+                clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
+        if task:
+            _check_data(experiment, task, seed, place)
+        if not missing and _recorded(place, chosen):
+            print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
+            continue
+        task = task or experiment.task(settings)
+        task.check(seed)
+        _check_data(experiment, task, seed, place)
+        for arm in missing:
+            task.recipe(**arm.recipe(settings)), arm.method(settings)
+        with exclusive(place) if main_process() else contextlib.nullcontext():
+            for arm in missing:
+                _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
+            if main_process():
+                write_json(place / "record.json", _record(experiment, task, seed, place))
+    found = finished(experiment, settings, runs)
+    return [record for record in found if record["seed"] in seeds]
+
+
+def finished(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> list[Record]:
+    """The records of all finished seeds of these settings, in the order of the seeds."""
+    records = [read_json(path) for path in folder(experiment, settings, runs).glob("seed-*/record.json")]
+    return sorted(records, key=lambda record: record["seed"])
+
+
+def load_model(
+    experiment: Experiment, settings: Settings, arm: str, seed: int = 1, runs: str | Path = "runs"
+) -> PreTrainedModel:
+    """The trained model of an arm, in evaluation mode, as plain transformers loads it."""
+    return kept.load(_finished_arm(experiment, settings, arm, seed, runs), experiment.task.kind)
+
+
+def load_method(
+    experiment: Experiment,
+    settings: Settings,
+    arm: str,
+    model: PreTrainedModel,
+    seed: int = 1,
+    runs: str | Path = "runs",
+) -> Method:
+    """The method of a finished arm with the networks that were trained beside `model`, in evaluation mode.
+
+    They are not part of the exported model: a seer decoder, for instance, is gone when the model translates. Raises
+    UserError when the arm is not finished at this seed, or a file of it is missing or damaged.
+    """
+    place = _finished_arm(experiment, settings, arm, seed, runs)
+    method = experiment.arm(arm).method(settings)
+    with torch.random.fork_rng():
+        method.attach(model)
+    kept.load_beside(place, {name: network.to(model.device) for name, network in method.modules().items()})
+    return method
+
+
+def _finished_arm(experiment: Experiment, settings: Settings, arm: str, seed: int, runs: str | Path) -> Path:
+    """The folder of a finished arm."""
+    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name
+    if kept.result(place) is None:
+        raise UserError(f"There is no finished model in {place / 'model'}: run the experiment for seed {seed} first.")
+    return place
+
+
+def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
+    task, seed, place = trial.task, trial.seed, trial.place
+    recipe, method = task.recipe(**arm.recipe(task.settings)), arm.method(task.settings)
+    with threads(task.settings.threads):
+        method.teacher = arm.teacher(trial) if arm.teacher else None
+        model = arm.start(trial)
+    identity = _identity(experiment, task, arm, seed)
+    reset_peak_memory()
+    fitted = kept.train(
+        model, method, task.training_batches(seed), recipe, place, seed=seed, cores=task.settings.threads,
+        evaluate=lambda current: _held_out(experiment, task, method, current),
+        identity=identity, until=trial.until, description=f"{arm.name}, seed {seed}",
+    )  # fmt: skip
+    memory = peak_memory_mb()
+    kept.export(place, model, task.tokenizer, method.modules())
+    with threads(task.settings.threads):
+        scores = _tested(task, method, model) if main_process() else {}
+        scores |= experiment.exam(trial, model)  # in every process: it may train
+    scores["peak_memory_mb"] = memory
+    facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
+    kept.keep(place, {"identity": identity, **facts})
+    if main_process():
+        print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
+
+
+def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
+    """What is measured on the validation split at every evaluation: by the task, the experiment and the method."""
+    own = method.look(model, task.fixed_batches("validation"))
+    return {**task.validate(model), **experiment.look(task, model), **own}
+
+
+def _tested(task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
+    own = method.look(model, task.fixed_batches("test"))
+    return {**task.test(model), **{f"test_{name}": score for name, score in own.items()}}
+
+
+def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:
+    """A digest of all that decides a result: the settings, the arm, the seed and the data themselves."""
+    hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
+    return digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
+
+
+def _check_data(experiment: Experiment, task: Task, seed: int, place: Path) -> None:
+    """Refuses to mix with results of the same settings but other data: a corpus may change under its name."""
+    for arm in experiment.arms:
+        found = kept.result(place / arm.name)
+        if found is not None and found.get("identity") != _identity(experiment, task, arm, seed):
+            where = os.path.relpath(place)
+            raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
+
+
+def _metrics(model: PreTrainedModel, fitted: Fitted, scores: dict[str, float]) -> dict[str, float]:
+    """The numbers of a trained arm: its test, its best and its last evaluation, and what it took."""
+    evaluations = [row for row in fitted.history if row["kind"] == "eval"]
+    return {
+        **scores,
+        **_scores("validation", fitted.best),
+        **_scores("final", evaluations[-1] if evaluations else {}),
+        "best_update": fitted.best.get("update", fitted.updates),
+        "updates": fitted.updates,
+        "minutes": fitted.seconds / 60,
+        "seconds_per_update": fitted.seconds / max(fitted.updates, 1),
+        "parameters": build.parameter_count(model),
+    }
+
+
+def _recorded(place: Path, arms: Sequence[Arm]) -> bool:
+    """Whether the record holds these arms; a run killed after the last of them has not written it yet."""
+    record = place / "record.json"
+    return record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
+
+
+def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Record:
+    found = {arm.name: kept.result(place / arm.name) for arm in experiment.arms}
+    for result in filter(None, found.values()):
+        result.pop("weights", None)  # the files of a run, not what it found
+    settings = task.settings
+    return {
+        "paper": experiment.paper,
+        "task": experiment.name,
+        "preset": settings.preset,
+        "settings": dict(settings),
+        "overrides": settings.overrides,
+        "seed": seed,
+        "arms": {name: result for name, result in found.items() if result is not None},
+        "provenance": {**provenance(), "data": task.facts()},
+    }
+
+
+def _scores(prefix: str, row: Mapping[str, Any]) -> dict[str, float]:
+    """The scores among the fields of a history row or of a best evaluation, with a prefix to their names."""
+    others = ("update", "epoch", "kind", "seconds", "file", "order")
+    return {f"{prefix}_{name}": value for name, value in row.items() if name not in others}

@@ -1,0 +1,79 @@
+"""Teachers that are trained before the student: taken from the hub or a folder, or trained here and kept.
+
+>>> teacher = teacher_of(task, "runs")          # task: a kdutils.tasks.masked_lm.MaskedLM
+>>> story = teacher_story(task, "runs")         # its training curve, and the minutes that it took
+
+One masked language model serves every student, every seed and every paper that asks for one with the same settings.
+It lies in `<runs>/teachers/masked_lm-<digest>/`, written last so that it is whole or absent; an interrupted training
+goes on. Translators of one language each (`individual_teachers`) belong to one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from kdutils.core.files import digest, exclusive
+from kdutils.core.machine import main_process, provenance
+from kdutils.core.settings import UNHASHED
+from kdutils.study import kept
+from kdutils.study.experiment import checked_seeds
+from kdutils.tasks.masked_lm import MaskedLM
+from kdutils.training.method import Method
+
+# what decides a teacher; everything else is about students
+DECIDING = (
+    "data", "language", "max_words", "train_rows", "validation_rows", "test_rows", "data_seed", "test_split",
+    "tokenizer", "vocab_size", "max_length", "mask_probability", "width", "layers", "heads", "feedforward", "dropout",
+    "max_tokens", "accumulation", "schedule", "weight_decay", "clip", "precision",
+    "teacher_updates", "teacher_learning_rate", "teacher_seed",
+)  # fmt: skip
+
+
+def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = None) -> PreTrainedModel:
+    """The teacher of a task, in evaluation mode: `settings.model` if it names one, else one pre-trained on its texts.
+
+    Raises UserError when a named one cannot be loaded, Paused when the time is over before its training is.
+    """
+    if task.settings.model:
+        return task.model(0).eval()
+    place = teacher_place(task, runs)
+    checked_seeds([task.settings.teacher_seed])
+    if kept.result(place) is None:
+        with exclusive(place) if main_process() else contextlib.nullcontext():
+            _pretrain(task, place, until)
+    return kept.load(place, "masked_lm")
+
+
+def teacher_place(task: MaskedLM, runs: str | Path = "runs") -> Path:
+    """The folder of the teacher that is pre-trained for this task."""
+    decided = {name: task.settings[name] for name in DECIDING if name not in UNHASHED}
+    return Path(runs) / "teachers" / f"{task.name}-{digest(decided, task.corpus.fingerprint)[:8]}"
+
+
+def teacher_story(task: MaskedLM, runs: str | Path = "runs") -> dict[str, Any]:
+    """{"history", "seconds", "provenance"} of a teacher that was pre-trained here; {} for one that was loaded."""
+    return {} if task.settings.model else kept.result(teacher_place(task, runs)) or {}
+
+
+def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
+    s, started = task.settings, time.monotonic()
+    updates = s.teacher_updates
+    recipe = task.recipe(
+        updates=updates, learning_rate=s.teacher_learning_rate, warmup=max(1, updates // 20),
+        eval_every=max(1, updates // 10), checkpoint_every=max(1, updates // 10), patience=0,
+    )  # fmt: skip
+    model = task.model(s.teacher_seed)
+    fitted = kept.train(
+        model, Method(), task.plain_batches(s.teacher_seed), recipe, place, seed=s.teacher_seed, cores=s.threads,
+        evaluate=lambda current: {**task.validate(current), **task.truth(current, "validation")},
+        identity=place.name, until=until, description="teacher",
+    )  # fmt: skip
+    kept.export(place, model, task.tokenizer)
+    kept.keep(place, {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()})
+    if main_process():
+        print(f"The teacher was pre-trained in {time.monotonic() - started:.0f} s")

@@ -1,0 +1,121 @@
+"""What every task shares: a corpus and a tokenizer, made once, and the settings of data, shape and training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils.core.errors import UserError
+from kdutils.core.settings import Setting, Settings
+from kdutils.data import batches as b
+from kdutils.training.loop import Recipe
+
+DATA = (
+    Setting("data_seed", 0, 0, 0, "seed of the demo corpus and of row samples; the same for all runs"),
+    Setting("test_split", "test", "test", "test", "the split that is tested on, once, at the end"),
+)
+SHAPE = (
+    Setting("width", 64, 256, 512, "size of the hidden states"),
+    Setting("layers", 1, 3, 6, "layers (translation: of encoder and of decoder each)"),
+    Setting("heads", 4, 4, 4, "attention heads"),
+    Setting("feedforward", 128, 1024, 1024, "size of the feed-forward layers"),
+    Setting("dropout", 0.1, 0.1, 0.1, "dropout rate"),
+)
+TRAINING = (
+    Setting("updates", 300, 8000, 300_000, "optimiser steps"),
+    Setting("accumulation", 1, 1, 1, "batches an update"),
+    Setting("learning_rate", 8e-3, 5e-4, 5e-4, "peak learning rate (AdamW)"),
+    Setting("warmup", 40, 1000, 4000, "updates of linear warm-up"),
+    Setting("schedule", "inverse_sqrt", "inverse_sqrt", "inverse_sqrt", "how the rate falls after the warm-up"),
+    Setting("weight_decay", 1e-4, 1e-4, 1e-4, "decoupled weight decay of the matrices"),
+    Setting("clip", 0.0, 0.0, 0.0, "largest gradient norm; 0: no clipping"),
+    Setting("eval_every", 60, 500, 2000, "updates between evaluations on the validation split; 0: once an epoch"),
+    Setting("log_every", 20, 100, 100, "updates between lines of the training history"),
+    Setting("checkpoint_every", 300, 500, 2000, "updates between checkpoints"),
+    Setting("patience", 0, 0, 0, "evaluations without improvement before stopping; 0: train to the end"),
+    Setting("threads", 1, 0, 0, "CPU threads; 0: all. One is as fast at the demo's size, and its sums have one order"),
+    Setting("precision", "auto", "auto", "auto", "auto, fp32, bf16 or fp16"),
+    Setting("tracker", "", "", "", "an experiment tracker of accelerate, such as tensorboard; empty: none"),
+)
+
+
+class Task:
+    """A corpus and a tokenizer, made once from the settings, for all seeds and all methods alike."""
+
+    name = ""
+    kind = ""  # of the model: translation, classification or masked_lm
+    monitor, larger_is_better = "loss", False
+    headline = "test_loss"  # the metric that results are compared by
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.corpus = self._load()
+        self.tokenizer = self._tokenizer()
+        self.examples = {split: self._examples(split) for split in self.corpus.splits}
+        too_long = (f"{split}: {examples.note}" for split, examples in self.examples.items() if examples.note)
+        self.notes = (*self.corpus.notes, *too_long)
+
+    def check(self, seed: int) -> None:
+        """Raises UserError for what the training or the test would stumble over, before it costs any time."""
+        if self.settings.threads < 0:
+            raise UserError(f"threads is {self.settings.threads}: choose 0 for all, or at least 1.")
+        if self.settings.updates < 1:
+            raise UserError(f"updates is {self.settings.updates}: it must be at least 1.")
+        self.model(seed), self.training_batches(seed)
+        for split in self.examples:
+            self.fixed_batches(split)
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The training recipe that the settings describe."""
+        names = [name for name in Recipe.__dataclass_fields__ if name in self.settings]
+        chosen = {name: self.settings[name] for name in names}
+        return Recipe(**{**chosen, "monitor": self.monitor, "larger_is_better": self.larger_is_better, **changes})
+
+    def model(self, seed: int) -> PreTrainedModel:
+        """A model at its starting point; the same for every method of a seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self._model()
+
+    def training_batches(self, seed: int) -> b.Batches:
+        """Shuffled batches of the training split; the same for every method of a seed."""
+        return b.Batches(self.examples["train"], self.training_collate(), seed=seed, **self._budget())
+
+    def fixed_batches(self, split: str, rows: int | None = None) -> b.Batches:
+        """All rows of a split, or the first few, in a fixed order."""
+        return b.Batches(self.examples[split][:rows], self.collate(), shuffle=False, **self._budget())
+
+    def training_collate(self):
+        """What makes the batches of the training; the same as for the evaluation unless a task says otherwise."""
+        return self.collate()
+
+    def validate(self, model: PreTrainedModel) -> dict[str, float]:
+        """Quick scores on the validation split; "loss" is without label smoothing and without dropout."""
+        return self._scores(model, "validation")
+
+    def test(self, model: PreTrainedModel) -> dict[str, float]:
+        """All scores on the test split, named test_..."""
+        return {f"test_{name}": score for name, score in self._scores(model, "test").items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What of the data belongs into the provenance of a result."""
+        return {
+            "corpus": self.corpus.name,
+            "rows": {split: len(examples) for split, examples in self.examples.items()},
+            "fingerprint": self.corpus.fingerprint,
+            "vocabulary": len(self.tokenizer),
+            "notes": list(self.notes),
+        }
+
+    def _rows(self) -> dict[str, int]:
+        splits = ("train", "validation", "test")
+        return {split: n for split in splits if (n := self.settings[f"{split}_rows"])}
+
+    def _trained_tokenizer(self, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+        return b.train_tokenizer(texts, self.settings.vocab_size, self.kind)
+
+    def _shape(self) -> dict[str, Any]:
+        return {name: self.settings[name] for name in ("width", "layers", "heads", "feedforward", "dropout")}

@@ -1,0 +1,73 @@
+"""Classification of texts or of pairs of texts."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils.core.settings import Setting, Table
+from kdutils.data import batches as b
+from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.models import build
+from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
+from kdutils.tasks.scores import label_scores
+
+
+class Classification(Task):
+    """Classification of texts or pairs of texts, by an encoder from scratch or a pre-trained one."""
+
+    name = kind = "classification"
+    headline = "test_accuracy"
+    settings_table = Table(
+        Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),
+        Setting("language", "en", "en", "en", "language of the demo corpus"),
+        Setting("train_rows", 1500, 0, 0, "training rows; 0: all"),
+        Setting("validation_rows", 300, 0, 0, "validation rows; 0: all"),
+        Setting("test_rows", 300, 0, 0, "test rows; 0: all"),
+        *DATA,
+        Setting("model", "", "bert-base-uncased", "bert-base-cased", "a model to start from; empty: from scratch"),
+        Setting("vocab_size", 1000, 0, 0, "entries of the vocabulary, if it is trained here"),
+        Setting("max_length", 48, 128, 128, "tokens a text; longer ones are cut"),
+        *SHAPE,
+        Setting("label_smoothing", 0.0, 0.0, 0.0, "epsilon of the cross-entropies"),
+        Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
+        Setting("batch_size", 32, 32, 32, "rows a batch"),
+        *TRAINING,
+    ).extended(
+        layers={"demo": 2},
+        learning_rate={"demo": 1e-3},
+        warmup={"demo": 30},
+        updates={"demo": 200},
+        eval_every={"demo": 50},
+    )
+    monitor, larger_is_better = "accuracy", True
+
+    def collate(self):
+        return b.collate_classification(self.tokenizer.pad_token_id)
+
+    def _load(self) -> Corpus:
+        s = self.settings
+        return load_corpus(
+            s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split,
+            seed=s.data_seed,
+        )  # fmt: skip
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.settings.model:
+            return b.load_tokenizer(self.settings.model)
+        rows = self.corpus.splits["train"]
+        return self._trained_tokenizer(row[side] for row in rows for side in ("text", "text_b") if side in row)
+
+    def _examples(self, split: str) -> b.Examples:
+        return b.classification_examples(self.corpus.splits[split], self.tokenizer, self.settings.max_length)
+
+    def _model(self) -> PreTrainedModel:
+        labels = self.corpus.labels
+        if self.settings.model:
+            return build.pretrained(self.settings.model, "classification", labels, self.settings.dropout)
+        return build.classifier(len(self.tokenizer), labels, **self._shape(), max_length=self.settings.max_length)
+
+    def _budget(self) -> dict[str, int]:
+        return {"batch_size": self.settings.batch_size}
+
+    def _scores(self, model: PreTrainedModel, split: str) -> dict[str, float]:
+        return label_scores(model, self.fixed_batches(split))

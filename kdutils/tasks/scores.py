@@ -1,0 +1,274 @@
+"""How good is a model: accuracy, F1, Matthews, BLEU, chrF, perplexity, and how far dropout moves it.
+
+>>> hypotheses = translate(model, tokenizer, [row["src"] for row in corpus.splits["test"]], beams=5)
+>>> translation_scores(hypotheses, [row["tgt"] for row in corpus.splits["test"]])
+{'bleu': 31.4, 'chrf': 55.0}
+
+Everything here computes without gradients and leaves the model and every random number generator as it found
+them, so that evaluating more often never changes a training run. Sums run over all targets of all batches and
+are divided once: a mean of batch means would weigh the targets of a small batch more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from sacrebleu.metrics import BLEU, CHRF
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils.core.errors import UserError
+from kdutils.data.batches import BOS, EOS, PAD, Batch, source_ids
+from kdutils.losses.divergences import symmetric_kl
+from kdutils.models.forward import counted_logits, mode
+
+# --- scores of finished predictions ------------------------------------------------------------------
+
+
+def classification_scores(
+    predicted: Sequence[int], gold: Sequence[int], classes: int | None = None
+) -> dict[str, float]:
+    """Accuracy and F1 (0 to 1) and Matthews' correlation (-1 to 1) of predicted classes.
+
+    With two `classes` (by default, if all labels are 0 or 1) F1 is that of class 1, otherwise the macro
+    average over the classes that occur. Matthews is 0 where the gold labels or the predictions are all alike.
+    Raises UserError for no labels, or for unequal numbers of them.
+    """
+    predicted, gold = [int(label) for label in predicted], [int(label) for label in gold]
+    _same_number(len(predicted), len(gold), "predictions", "gold labels")
+    average = "binary" if (classes or max(*predicted, *gold) + 1) <= 2 else "macro"
+    constant = len(set(predicted)) < 2 or len(set(gold)) < 2  # sklearn says 0 too, but warns
+    return {
+        "accuracy": float(accuracy_score(gold, predicted)),
+        "f1": float(f1_score(gold, predicted, average=average, zero_division=0.0)),
+        "matthews": 0.0 if constant else float(matthews_corrcoef(gold, predicted)),
+    }
+
+
+def translation_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU and chrF (0 to 100) by sacreBLEU, one reference a sentence; see `bleu_signature`.
+
+    Raises UserError for no sentences or unequal numbers.
+    """
+    _same_number(len(hypotheses), len(references), "hypotheses", "references")
+    bleu = _bleu().corpus_score(list(hypotheses), [list(references)])
+    chrf = CHRF().corpus_score(list(hypotheses), [list(references)])
+    return {"bleu": float(bleu.score), "chrf": float(chrf.score)}
+
+
+def bleu_signature() -> str:
+    """sacreBLEU's signature of how `translation_scores` computes BLEU: only equal ones can be compared."""
+    metric = _bleu()
+    metric.corpus_score(["a"], [["a"]])  # the signature names the number of references, known after a first score
+    return str(metric.get_signature())
+
+
+def _bleu() -> BLEU:
+    return BLEU(force=True)  # force: no warning that references end in " .", which tokenised corpora do
+
+
+def _same_number(first: int, second: int, firsts: str, seconds: str) -> None:
+    if first != second:
+        raise UserError(f"There are {first} {firsts} for {second} {seconds}: give one for each.")
+    if not first:
+        raise UserError(f"There are no {firsts} to score: check that the test split has rows.")
+
+
+# --- translating -------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def translate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    beams: int = 1,
+    max_length: int = 64,
+    batch_size: int = 64,
+    source_tag: int | None = None,
+    target_tag: int | None = None,
+) -> list[str]:
+    """Translates sentences, greedily or by beam search, and returns the translations in the same order.
+
+    Of a source, `max_length` tokens are read, </s> included. A translation ends after `max_length` tokens,
+    <s> included, or after twice its source's and 10 more, whichever comes first. Of a multilingual model,
+    `source_tag` is the token put before every source and `target_tag` the first one of every translation. Dropout
+    is off and nothing is sampled. Raises UserError for a number of beams, a batch size or a length that makes no sense.
+    """
+    _at_least(1, beams=beams, batch_size=batch_size)
+    _at_least(2, max_length=max_length)
+    longest = min(max_length, _positions(model))
+    tag = [] if source_tag is None else [source_tag]
+    sources = [tag + ids for ids in source_ids(sentences, tokenizer, longest - len(tag))]
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]), reverse=True)  # little padding
+    translations = [""] * len(sources)
+    with mode(model, training=False):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            produced = _generate(model, [sources[i] for i in chosen], beams, longest, target_tag)
+            for i, ids in zip(chosen, produced, strict=True):
+                translations[i] = tokenizer.decode(ids, skip_special_tokens=True)
+    return translations
+
+
+def _generate(
+    model: PreTrainedModel, sources: list[list[int]], beams: int, longest: int, first: int | None = None
+) -> list[list[int]]:
+    """Token ids of the translations of sources sorted from long to short, without the start token."""
+    special = _special_ids(model)
+    caps = [min(2 * len(source) + 10, longest - 1) for source in sources]  # the start token has a position too
+    width = len(sources[0])
+    ids = [source + [special["pad_token_id"]] * (width - len(source)) for source in sources]
+    content = [[1] * len(source) + [0] * (width - len(source)) for source in sources]
+    config = GenerationConfig(
+        max_new_tokens=caps[0], num_beams=beams, do_sample=False, forced_bos_token_id=first, **special
+    )
+    output = model.generate(
+        input_ids=torch.tensor(ids, device=model.device),
+        attention_mask=torch.tensor(content, device=model.device),
+        generation_config=config,
+    )
+    # A batch runs on to the cap of its longest source; each row is cut at its own, whatever its company.
+    return [row[1 : 1 + cap] for row, cap in zip(output.tolist(), caps, strict=True)]
+
+
+def _special_ids(model: PreTrainedModel) -> dict[str, int]:
+    """The ids that generation needs: the model's own, else those of our tokenizers."""
+    ours = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": BOS}
+    found = {name: getattr(model.config, name, None) for name in ours}
+    return {name: ours[name] if found[name] is None else found[name] for name in ours}
+
+
+def _positions(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 10**9
+
+
+def _at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise UserError(f"{name} is {value}, but it must be at least {least}.")
+
+
+# --- scores of a model on batches --------------------------------------------------------------------
+
+
+@torch.no_grad()
+def token_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Loss (mean negative log-likelihood, nats a token, no smoothing), accuracy (0 to 1) and perplexity.
+
+    For translation and masked-LM batches; means over the counted tokens of all batches, dropout off.
+    Raises UserError when no token counts.
+    """
+    loss = correct = count = 0.0
+    with mode(model, training=False):
+        for logits, batch in _predictions(model, batches):
+            loss += _total(_nll(logits, batch))
+            correct += int((logits.argmax(-1) == batch["targets"]).sum())
+            count += len(batch["targets"])
+    if not count:
+        raise UserError("No token of these batches counts towards the loss: check the data set and the masking.")
+    return {"loss": loss / count, "accuracy": correct / count, "perplexity": _exp(loss / count)}
+
+
+@torch.no_grad()
+def label_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """Loss (mean negative log-likelihood, nats an example), and `classification_scores`, over all batches.
+
+    Dropout is off. Raises UserError when there is no example.
+    """
+    loss, classes, predicted, gold = 0.0, None, [], []
+    with mode(model, training=False):
+        for logits, batch in _predictions(model, batches):
+            loss += _total(_nll(logits, batch))
+            classes = logits.shape[-1]
+            predicted += logits.argmax(-1).tolist()
+            gold += batch["targets"].tolist()
+    scores = classification_scores(predicted, gold, classes)
+    return {"loss": loss / len(gold), **scores}
+
+
+@torch.no_grad()
+def dropout_scores(model: nn.Module, batches: Iterable[Batch], passes: int = 2, seed: int = 0) -> dict[str, float]:
+    """How far dropout moves a model's predictions, and what that costs: means over counted targets, in nats.
+
+    kl: the symmetric KL divergence between two passes with dropout on (mean over the pairs, if `passes` > 2).
+    train_mode_loss: the negative log-likelihood with dropout on, mean over the passes. eval_mode_loss: with
+    dropout off. For any batch of this suite; the same seed draws the same dropout, and the caller's random
+    numbers are left alone. Raises UserError for fewer than two passes or no targets.
+    """
+    _at_least(2, passes=passes)
+    divergence = noisy = quiet = count = 0.0
+    with _own_randomness(model, seed), mode(model, training=True):
+        for stack, batch in _predictions(model, batches, copies=passes):
+            pairs = list(itertools.combinations(stack, 2))
+            divergence += sum(_total(symmetric_kl(p, q, reduction="none")) for p, q in pairs) / len(pairs)
+            noisy += sum(_total(_nll(logits, batch)) for logits in stack) / passes
+            with mode(model, training=False):
+                quiet += _total(_nll(counted_logits(model, batch), batch))
+            count += len(batch["targets"])
+    if not count:
+        raise UserError("No target of these batches counts: check the data set and the masking.")
+    return {"kl": divergence / count, "train_mode_loss": noisy / count, "eval_mode_loss": quiet / count}
+
+
+@torch.no_grad()
+def latency_ms(model: PreTrainedModel, tokens: int = 32, repeats: int = 15) -> float:
+    """Median milliseconds of one forward pass of the encoder over one text of `tokens`, on the CPU, dropout off.
+
+    A model with fewer positions gets a text that fills them.
+    Wall-clock time: the one number of this module that another run will not give again.
+    """
+    encoder, device = model.base_model, model.device
+    ids = torch.full((1, min(tokens, _positions(model))), 5)
+    seconds = []
+    with mode(encoder, training=False):
+        encoder.to("cpu")
+        for _ in range(repeats + 3):
+            started = time.perf_counter()
+            encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+            seconds.append(time.perf_counter() - started)
+        encoder.to(device)
+    return 1000 * statistics.median(seconds[3:])  # the first ones warm up
+
+
+def _predictions(model: nn.Module, batches: Iterable[Batch], copies: int = 1) -> Iterator[tuple[Tensor, Batch]]:
+    """Logits (N, V), or (copies, N, V), of every batch that has targets, and the batch on the same device."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        if len(batch["targets"]):
+            batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            yield counted_logits(model, batch, copies).float(), batch
+
+
+def _nll(logits: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(logits.float(), batch["targets"], reduction="none")
+
+
+def _total(values: Tensor) -> float:
+    return float(values.cpu().double().sum())  # float32 would lose digits over a large test set
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700.0 else math.inf
+
+
+@contextlib.contextmanager
+def _own_randomness(model: nn.Module, seed: int) -> Iterator[None]:
+    """Random numbers from `seed` on the CPU and the model's GPU; afterwards both go on where they were."""
+    device = next(model.parameters()).device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other GPU too
+        for gpu in cuda:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield

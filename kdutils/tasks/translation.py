@@ -1,0 +1,96 @@
+"""What can be learnt: a corpus, a tokenizer, a model and its scores, behind one small interface.
+
+>>> task = Translation(settings)              # loads the corpus, trains the tokenizer
+>>> model = task.model(seed=1)
+>>> task.validate(model)
+{'loss': 6.9, 'accuracy': 0.01, 'perplexity': 992.0}
+
+A task knows nothing of any paper. Its table of settings has the values of the demo and study presets; a paper
+takes the table, adds its own lines and fills in the values of the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kdutils.core.errors import UserError
+from kdutils.core.settings import Setting, Table
+from kdutils.data import batches as b
+from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.models import build
+from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
+from kdutils.tasks.scores import bleu_signature, token_scores, translate, translation_scores
+
+
+class Translation(Task):
+    """Translation of one language into another, by an encoder-decoder trained from scratch."""
+
+    name = kind = "translation"
+    headline = "test_bleu"
+    settings_table = Table(
+        Setting("data", "demo", "hub:bentrevett/multi30k", "demo", "demo, hub:owner/name, or a folder of yours"),
+        Setting("pair", "en-de", "en-de", "de-en", "source and target language"),
+        Setting("max_words", 7, 0, 0, "of the demo corpus: longest sentence in words; 0: any"),
+        Setting("train_rows", 500, 0, 0, "training pairs; 0: all"),
+        Setting("validation_rows", 200, 0, 0, "validation pairs; 0: all"),
+        Setting("test_rows", 200, 0, 0, "test pairs; 0: all"),
+        *DATA,
+        Setting("vocab_size", 1200, 8000, 10_000, "entries of the joint byte-pair vocabulary"),
+        Setting("max_length", 48, 128, 175, "tokens a side; longer pairs are left out of the training"),
+        *SHAPE,
+        Setting("label_smoothing", 0.1, 0.1, 0.1, "epsilon of the cross-entropies"),
+        Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
+        Setting("max_tokens", 300, 4096, 4096, "padded tokens a batch, of the longer side"),
+        *TRAINING,
+        Setting("beams", 1, 5, 5, "beams of the test translations; 1: greedy"),
+    )
+
+    def translate(self, model: PreTrainedModel, sentences: list[str], beams: int | None = None) -> list[str]:
+        """Translations of sentences, with the beams of the settings unless others are given."""
+        return translate(
+            model, self.tokenizer, sentences, beams=beams or self.settings.beams, max_length=self.settings.max_length
+        )
+
+    def check(self, seed: int) -> None:
+        super().check(seed)
+        if self.settings.beams < 1:
+            raise UserError(f"beams is {self.settings.beams}: it must be at least 1, which is greedy decoding.")
+
+    def test(self, model: PreTrainedModel) -> dict[str, float]:
+        """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""
+        rows = self.corpus.splits["test"]
+        hypotheses = self.translate(model, [row["src"] for row in rows])
+        scores = translation_scores(hypotheses, [row["tgt"] for row in rows])
+        return {**super().test(model), **{f"test_{name}": score for name, score in scores.items()}}
+
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "bleu_signature": bleu_signature()}
+
+    def collate(self):
+        return b.collate_translation()
+
+    def _load(self) -> Corpus:
+        s = self.settings
+        return load_corpus(
+            s.data, "translation", pair=s.pair, rows=self._rows(), test_split=s.test_split, seed=s.data_seed,
+            max_words=s.max_words,
+        )  # fmt: skip
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._trained_tokenizer(row[side] for row in self.corpus.splits["train"] for side in ("src", "tgt"))
+
+    def _examples(self, split: str) -> b.Examples:
+        way = "drop" if split == "train" else "truncate"  # every pair of the other splits is scored
+        return b.translation_examples(self.corpus.splits[split], self.tokenizer, self.settings.max_length, way)
+
+    def _model(self) -> PreTrainedModel:
+        length = 2 * self.settings.max_length
+        return build.translation_model(len(self.tokenizer), **self._shape(), max_length=length)
+
+    def _budget(self) -> dict[str, int]:
+        return {"max_tokens": self.settings.max_tokens}
+
+    def _scores(self, model: PreTrainedModel, split: str) -> dict[str, float]:
+        return token_scores(model, self.fixed_batches(split))

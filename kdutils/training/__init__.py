@@ -1,0 +1,1 @@
+"""One loop for all papers, what a paper may change of it, and checkpoints."""

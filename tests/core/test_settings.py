@@ -1,0 +1,121 @@
+"""Settings: presets, overrides and their types, the name of a run's folder."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from kdutils.core.errors import UserError
+from kdutils.core.settings import PRESETS, Setting, Table, parse_assignments
+from tests.tiny import one_sentence
+
+TABLE = Table(
+    Setting("alpha", 5.0, 4.0, 3.0, "weight of the KL", "Table 7"),
+    Setting("updates", 10, 20, 30, "optimiser steps"),
+    Setting("pair", "en-de", "en-de", "de-en", "languages"),
+    Setting("both", True, False, False, "a switch"),
+    Setting("log_every", 5, 5, 5, "updates between lines"),
+    Setting("tracker", "", "", "", "an experiment tracker"),
+)
+
+
+def test_a_preset_is_its_column():
+    for preset, expected in zip(PRESETS, [(5.0, 10, "en-de"), (4.0, 20, "en-de"), (3.0, 30, "de-en")], strict=True):
+        settings = TABLE.resolve(preset)
+        assert (settings.alpha, settings.updates, settings.pair) == expected
+        assert settings.preset == preset and settings.overrides == {}
+        assert dict(settings) == {name: settings[name] for name in TABLE.settings} and len(settings) == 6
+
+
+def test_an_override_changes_one_value_and_is_remembered():
+    settings = TABLE.resolve("demo", {"alpha": 1.0, "updates": 10})
+    assert settings.alpha == 1.0 and settings.updates == 10
+    assert settings.overrides == {"alpha": 1.0}  # the other is the preset's own value
+    assert "alpha=1.0" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("alpha", 2, 2.0),
+        ("alpha", "2", 2.0),
+        ("alpha", "1e-3", 0.001),
+        ("updates", "7", 7),
+        ("updates", "1e3", 1000),
+        ("updates", 7.0, 7),
+        ("pair", "ko-en", "ko-en"),
+        ("pair", 3, "3"),
+        ("both", "false", False),
+        ("both", False, False),
+    ],
+)
+def test_values_are_read_as_the_type_of_the_preset(name, given, expected):
+    value = TABLE.resolve("demo", {name: given})[name]
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("alpha", "five"), ("alpha", True), ("alpha", None), ("alpha", [1.0]), ("alpha", ""), ("updates", 1.5),
+        ("updates", "1.5"), ("updates", True), ("updates", "true"), ("updates", float("nan")), ("pair", None),
+        ("pair", ["en", "de"]), ("pair", True), ("both", 1), ("both", "yes"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_one_sentence(name, given):
+    with pytest.raises(UserError, match=f"The setting '{name}' takes") as caught:
+        TABLE.resolve("demo", {name: given})
+    assert str(given).lower() in one_sentence(caught.value).lower()
+
+
+def test_unknown_names_get_the_nearest_known_one():
+    with pytest.raises(UserError, match="no preset 'dmeo'. Did you mean 'demo'"):
+        TABLE.resolve("dmeo")
+    with pytest.raises(UserError, match="no setting 'alhpa'. Did you mean 'alpha'"):
+        TABLE.resolve("demo", {"alhpa": 1.0})
+    with pytest.raises(UserError, match="Did you mean 'updates'"):
+        TABLE.resolve("demo").changed(update=3)
+
+
+def test_settings_cannot_be_changed_but_copied_with_changes():
+    settings = TABLE.resolve("demo", {"alpha": 1.0})
+    with pytest.raises(AttributeError, match="fixed"):
+        settings.alpha = 3.0
+    other = settings.changed(updates=11)
+    assert (settings.updates, other.updates, other.alpha, other.preset) == (10, 11, 1.0, "demo")
+    assert copy.copy(settings) == settings == dict(settings)
+    with pytest.raises(AttributeError):
+        settings.unknown  # noqa: B018
+
+
+def test_the_digest_names_what_is_computed():
+    plain = TABLE.resolve("demo")
+    assert len(plain.digest) == 8
+    assert plain.digest == TABLE.resolve("demo", {"alpha": "5"}).digest
+    assert plain.digest == TABLE.resolve("demo", {"log_every": 1, "tracker": "tensorboard"}).digest
+    changed = [{"alpha": 5.1}, {"updates": 11}, {"pair": "de-en"}, {"both": False}]
+    digests = {TABLE.resolve("demo", change).digest for change in changed}
+    assert len(digests | {plain.digest}) == 5
+
+
+def test_a_paper_adds_and_replaces_lines_without_touching_the_task():
+    longer = TABLE.extended(Setting("beta", 1, 2, 3, "new"), updates={"paper": 99, "source": "Section 4"})
+    assert longer.resolve("paper").updates == 99 and longer.resolve("paper").beta == 3
+    assert longer.settings["updates"].source == "Section 4" and longer.resolve("demo").updates == 10
+    assert TABLE.resolve("paper").updates == 30 and "beta" not in TABLE.resolve("paper")
+
+
+def test_the_table_shows_value_paper_meaning_and_source():
+    shown = TABLE.show(TABLE.resolve("demo", {"alpha": 1.0}))
+    assert shown.loc["alpha (changed)", "value"] == 1.0 and shown.loc["alpha (changed)", "paper"] == 3.0
+    assert shown.loc["alpha (changed)", "source of the paper's value"] == "Table 7"
+    assert shown.loc["updates", "meaning"] == "optimiser steps" and len(shown) == 6
+
+
+def test_assignments_of_a_command_line():
+    assert parse_assignments(["alpha=1", "data=hub:a/b=c", "pair="]) == {"alpha": "1", "data": "hub:a/b=c", "pair": ""}
+    for wrong in ("alpha", "=1", ""):
+        with pytest.raises(UserError, match="--set takes name=value") as caught:
+            parse_assignments([wrong])
+        one_sentence(caught.value)

@@ -1,0 +1,437 @@
+"""Corpora: every source yields the same kind of rows, in splits that do not leak, and says what it did."""
+
+import gzip
+import importlib.util
+import itertools
+import json
+import re
+import shutil
+import sys
+import time
+
+import pytest
+
+from kdutils.data.corpora import CARVED_MOST, Corpus, list_corpora, load_corpus
+from tests.corpus_files import labelled, pairs, refusal, write
+
+needs_grammar = pytest.mark.skipif(
+    importlib.util.find_spec("kdutils.grammar.corpus") is None, reason="The embedded grammar is not there."
+)
+
+
+# --- folders ----------------------------------------------------------------------------------------------
+
+
+def test_translation_folder(translation_folder):
+    corpus = load_corpus(translation_folder, "translation", pair="de-en")
+    assert (corpus.name, corpus.task, corpus.languages) == ("tiny", "translation", ("de", "en"))
+    assert corpus.sizes() == {"train": 40, "validation": 5, "test": 6}
+    assert corpus.splits["test"][0] == {"src": "Satz 200.", "tgt": "Sentence 200."}
+    assert corpus.notes == ()
+
+
+def test_files_of_the_opposite_direction_are_swapped_with_a_note(translation_folder):
+    corpus = load_corpus(str(translation_folder), "translation", pair="en-de")
+    assert corpus.splits["train"][0] == {"src": "Sentence 0.", "tgt": "Satz 0."}
+    assert corpus.languages == ("en", "de")
+    assert len(corpus.notes) == 1 and "swapped" in corpus.notes[0]
+
+
+def test_columns_named_after_languages_need_no_swap(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/de-en.{split}.jsonl", [{"de": "Hallo", "en": "Hello"}])
+    rows = load_corpus(tmp_path / "x", "translation", pair="en-de").splits["train"]
+    assert rows == [{"src": "Hello", "tgt": "Hallo"}]
+
+
+def test_columns_can_be_mapped(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", [{"q": "a", "intent": "y"}, {"q": "b", "intent": "x"}])
+    corpus = load_corpus(tmp_path / "x", "classification", columns={"text": "q", "label": "intent"})
+    assert corpus.splits["train"] == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+    assert any("intent as label" in note for note in corpus.notes)
+    sentence = refusal(tmp_path / "x")
+    assert "q, intent" in sentence and "columns=" in sentence and "'label'" in sentence
+    assert "intent" in refusal(tmp_path / "x", columns={"text": "q", "label": "intnet"})
+    assert "text_b" in refusal(tmp_path / "x", columns={"txt": "q"})
+
+
+def test_labels_as_text_are_numbered_in_order(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl.gz", labelled(9, ("sad", "glad", "mad")))
+    corpus = load_corpus(tmp_path / "x", "classification")
+    assert corpus.labels == ("glad", "mad", "sad")
+    assert [row["label"] for row in corpus.splits["train"][:3]] == [2, 0, 1]
+
+
+def test_integer_labels_take_their_names_from_the_manifest(classification_folder):
+    assert load_corpus(classification_folder, "classification").labels == ("0", "1")
+    manifest = {"sets": {"mood": {"labels": {"0": "sad", "1": "glad"}, "languages": ["ko"]}}}
+    write(classification_folder.parent / "MANIFEST.json", [manifest])
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.labels == ("sad", "glad") and corpus.languages == ("ko",)
+    (classification_folder.parent / "MANIFEST.json").write_text("[1, 2")
+    assert load_corpus(classification_folder, "classification").labels == ("0", "1")
+
+
+def test_labels_with_gaps_are_numbered_with_a_note(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", labelled(6, (-1, 4)))
+    corpus = load_corpus(tmp_path / "x", "classification")
+    assert corpus.labels == ("-1", "4") and {row["label"] for row in corpus.splits["test"]} == {0, 1}
+    assert any("numbered from 0" in note for note in corpus.notes)
+
+
+def test_true_and_false_are_labels(tmp_path):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", labelled(4, (True, False)))
+    assert load_corpus(tmp_path / "x", "classification").labels == ("false", "true")
+
+
+@pytest.mark.parametrize("labels", [("a", 1), (1,), (1.5, 2.5), (None, 1), ([1], [2])])
+def test_labels_that_cannot_be_used(tmp_path, labels):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", labelled(4, labels))
+    assert "label" in refusal(tmp_path / "x")
+
+
+def test_a_label_that_train_lacks(classification_folder):
+    write(classification_folder / "test.jsonl", labelled(4, (0, 2)))
+    assert "label 2" in refusal(classification_folder) and "test" in refusal(classification_folder)
+    manifest = {"sets": {"mood": {"labels": {"0": "sad", "5": "glad"}}}}
+    write(classification_folder.parent / "MANIFEST.json", [manifest])
+    assert "0, 5" in refusal(classification_folder)
+
+
+def test_text_pairs_become_text_and_text_b(tmp_path):
+    rows = [{"text_a": f"a{i}", "text_b": f"b{i}", "label": i % 2} for i in range(4)]
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl.gz", rows)
+    corpus = load_corpus(tmp_path / "x", "classification")
+    assert corpus.splits["train"][1] == {"text": "a1", "text_b": "b1", "label": 1} and corpus.notes == ()
+
+
+@pytest.mark.parametrize("ending", ["txt", "txt.gz"])
+def test_plain_text(tmp_path, ending):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.{ending}", ["\ufeffFirst.", "", "두 번째.", "a\u2028b\r"])
+    corpus = load_corpus(tmp_path / "x", "text")
+    assert [row["text"] for row in corpus.splits["train"]] == ["First.", "두 번째.", "a\u2028b"]
+    assert any("1 rows with empty text" in note for note in corpus.notes)
+    assert "JSON lines" in refusal(tmp_path / "x", "classification")
+
+
+def test_other_names_of_the_validation_split(classification_folder):
+    (classification_folder / "validation.jsonl").rename(classification_folder / "dev.jsonl")
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.sizes() == {"train": 40, "validation": 5, "test": 6} and corpus.notes == ()
+
+
+# --- splits that are missing ------------------------------------------------------------------------------
+
+
+def test_without_a_test_split_the_validation_split_is_the_test(classification_folder):
+    (classification_folder / "test.jsonl").unlink()
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.sizes() == {"train": 38, "validation": 2, "test": 5}
+    assert corpus.splits["test"][0]["text"] == "text 100"
+    assert len(corpus.notes) == 2
+
+
+def test_carving_is_disjoint_complete_and_the_same_for_every_seed_and_order(tmp_path):
+    rows = labelled(30_000)
+    write(tmp_path / "a/train.jsonl", rows)
+    write(tmp_path / "b/train.jsonl", rows[::-1])
+    one = load_corpus(tmp_path / "a", "classification", seed=1)
+    two = load_corpus(tmp_path / "b", "classification", seed=2)
+    assert one.sizes() == {"train": 28_000, "validation": CARVED_MOST, "test": CARVED_MOST}
+    texts = {split: {row["text"] for row in part} for split, part in one.splits.items()}
+    assert all(not texts[a] & texts[b] for a, b in itertools.combinations(texts, 2))
+    assert texts == {split: {row["text"] for row in part} for split, part in two.splits.items()}
+
+
+def test_equal_texts_stay_on_one_side(tmp_path):
+    rows = [{"text": f"text {i % 50}", "label": i % 2} for i in range(200)]
+    write(tmp_path / "x/train.jsonl", rows)
+    write(tmp_path / "x/test.jsonl", rows[:4])
+    splits = load_corpus(tmp_path / "x", "classification").splits
+    assert not {row["text"] for row in splits["train"]} & {row["text"] for row in splits["validation"]}
+    assert 0 < len(splits["validation"]) <= 10
+
+
+def test_too_few_rows_to_carve(tmp_path):
+    write(tmp_path / "x/train.txt", ["same"] * 50)
+    assert "too few" in refusal(tmp_path / "x", "text")
+
+
+def test_a_test_split_must_be_named_when_there_are_several(translation_folder):
+    for year in (2016, 2017):
+        shutil.copy(translation_folder / "de-en.test.jsonl.gz", translation_folder / f"de-en.test_{year}.jsonl.gz")
+    assert load_corpus(translation_folder, "translation", test_split="test_2017").sizes()["test"] == 6
+    (translation_folder / "de-en.test.jsonl.gz").unlink()
+    sentence = refusal(translation_folder, "translation")
+    assert "test_2016, test_2017" in sentence and "test_split='test_2016'" in sentence
+    assert "test_2016" in refusal(translation_folder, "translation", test_split="test_2015")
+    assert "train" in refusal(translation_folder, "translation", test_split="train")
+
+
+def test_the_validation_split_can_be_the_test_split(classification_folder):
+    corpus = load_corpus(classification_folder, "classification", test_split="validation")
+    assert corpus.sizes() == {"train": 38, "validation": 2, "test": 5}
+
+
+def test_a_hidden_test_split_is_not_used(classification_folder):
+    write(classification_folder / "test.jsonl", labelled(8, (-1,)))
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.sizes() == {"train": 38, "validation": 2, "test": 5}
+    assert any("hidden" in note for note in corpus.notes)
+
+
+def test_train_is_required(classification_folder):
+    (classification_folder / "train.jsonl").unlink()
+    sentence = refusal(classification_folder)
+    assert "no train split" in sentence and "test, validation" in sentence
+
+
+# --- rows, requests ---------------------------------------------------------------------------------------
+
+
+def test_rows_are_a_random_sample_in_file_order(translation_folder):
+    def numbers(seed):
+        corpus = load_corpus(translation_folder, "translation", pair="de-en", rows={"train": 10, "test": 99}, seed=seed)
+        assert corpus.sizes() == {"train": 10, "validation": 5, "test": 6}
+        assert len(corpus.notes) == 1 and "10 of 40" in corpus.notes[0]
+        return [int(re.search(r"\d+", row["src"])[0]) for row in corpus.splits["train"]]
+
+    assert numbers(0) == numbers(0) != numbers(1)
+    assert numbers(0) == sorted(numbers(0)) != list(range(10))
+
+
+@pytest.mark.parametrize("rows", [{"trian": 3}, {"train": 0}, {"train": -1}, {"train": 2.5}, {"train": "9"}])
+def test_rows_that_make_no_sense(translation_folder, rows):
+    sentence = refusal(translation_folder, "translation", rows=rows)
+    assert "train" in sentence
+
+
+@pytest.mark.parametrize("pair", ["ende", "en-en", "en_de", "", "en-de-fr"])
+def test_pairs_that_make_no_sense(translation_folder, pair):
+    assert "pair" in refusal(translation_folder, "translation", pair=pair)
+
+
+def test_unknown_task_and_pair(translation_folder):
+    assert "translation" in refusal(translation_folder, "translating")
+    sentence = refusal(translation_folder, "translation", pair="en-fr")
+    assert "en-fr" in sentence and "de-en" in sentence
+    assert "translation" in refusal(translation_folder, "classification")
+
+
+def test_folders_that_are_not_there(translation_folder, tmp_path):
+    assert "tiny" in refusal(tmp_path / "tinny")
+    assert "demo" in refusal("demmo")
+    assert "no folder" in refusal("/nowhere/at/all")
+    assert "is a file" in refusal(translation_folder / "de-en.train.jsonl.gz", "translation")
+    assert "tiny" in refusal(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert ".jsonl.gz" in refusal(tmp_path / "empty")
+    write(tmp_path / "mono/train.txt", ["a"])
+    assert "en-de.train" in refusal(tmp_path / "mono", "translation")
+
+
+def test_two_files_of_one_split(classification_folder):
+    write(classification_folder / "train.jsonl.gz", labelled(3))
+    assert "train.jsonl" in refusal(classification_folder) and "both" in refusal(classification_folder)
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------
+
+
+def test_fingerprint_follows_the_rows_and_nothing_else(translation_folder, tmp_path):
+    corpus = load_corpus(translation_folder, "translation", pair="de-en")
+    shutil.copytree(translation_folder, tmp_path / "copy")
+    for path in (tmp_path / "copy").iterdir():  # the same rows: other folder, no compression, keys turned round
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        path.unlink()
+        write(path.with_suffix(""), [dict(reversed(row.items())) for row in rows])
+    copy = load_corpus(tmp_path / "copy", "translation", pair="de-en")
+    assert re.fullmatch("[0-9a-f]{64}", corpus.fingerprint) and copy.fingerprint == corpus.fingerprint
+    turned = Corpus("x", "translation", dict(reversed(corpus.splits.items())), languages=("de", "en"))
+    assert turned.fingerprint == corpus.fingerprint
+    assert load_corpus(translation_folder, "translation", pair="en-de").fingerprint != corpus.fingerprint
+
+    write(tmp_path / "copy/de-en.test.jsonl", [*pairs(5, 200), {"src": "Satz 205.", "tgt": "Sentence 205!"}])
+    assert load_corpus(tmp_path / "copy", "translation", pair="de-en").fingerprint != corpus.fingerprint
+
+
+def test_fingerprint_knows_a_moved_boundary_between_splits():
+    rows = pairs(4)
+    one = Corpus("x", "translation", {"train": rows[:2], "validation": rows[2:3], "test": rows[3:]})
+    two = Corpus("x", "translation", {"train": rows[:1], "validation": rows[1:3], "test": rows[3:]})
+    assert one.fingerprint != two.fingerprint
+
+
+# --- the embedded grammar ---------------------------------------------------------------------------------
+
+
+def texts_of(rows: list[dict], key: str) -> set[str]:
+    return {row[key] for row in rows}
+
+
+class FakeGrammar:
+    """Every sentence has a second translation, and every third is a repetition, until it runs dry."""
+
+    LANGUAGES = {"en": "English", "de": "German"}
+    stock = 10_000
+
+    @classmethod
+    def translations(cls, n, seed=0, languages=("en", "de")):
+        numbers = range(min(n, cls.stock))
+        return [{"en": f"s{i // 2}", "de": "wieder" if i % 3 == 0 else f"t{i}"} for i in numbers]
+
+
+def test_sentences_of_the_demo_that_share_a_side_are_drawn_again(monkeypatch):
+    import kdutils.grammar.corpus
+
+    monkeypatch.setattr(kdutils.grammar, "corpus", FakeGrammar)
+    monkeypatch.setitem(sys.modules, "kdutils.grammar.corpus", FakeGrammar)
+    corpus = load_corpus("demo", "translation", pair="de-en", rows={"train": 50, "validation": 7, "test": 9})
+    assert corpus.sizes() == {"train": 50, "validation": 7, "test": 9}
+    rows = sum(corpus.splits.values(), [])
+    assert len(texts_of(rows, "src")) == len(texts_of(rows, "tgt")) == 66
+    assert {row["src"][0] for row in rows} <= {"t", "w"}
+    monkeypatch.setattr(FakeGrammar, "stock", 60)
+    assert "fewer rows" in refusal("demo", "translation", rows={"train": 50})
+
+
+@needs_grammar
+def test_demo_translation_for_every_ordered_pair():
+    from kdutils.grammar import corpus as grammar
+
+    for source, target in itertools.permutations(grammar.LANGUAGES, 2):
+        corpus = load_corpus("demo", "translation", pair=f"{source}-{target}", rows={"train": 30})
+        assert corpus.sizes() == {"train": 30, "validation": 200, "test": 200}
+        assert corpus.languages == (source, target)
+        for one, other in itertools.combinations(corpus.splits.values(), 2):
+            assert not texts_of(one, "src") & texts_of(other, "src")
+            assert not texts_of(one, "tgt") & texts_of(other, "tgt")
+
+
+@needs_grammar
+def test_demo_defaults_and_determinism():
+    corpus = load_corpus("demo", "translation")
+    assert corpus.sizes() == {"train": 800, "validation": 200, "test": 200}
+    assert corpus.fingerprint == load_corpus("demo", "translation").fingerprint
+    assert corpus.fingerprint != load_corpus("demo", "translation", seed=1).fingerprint
+
+
+@needs_grammar
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_demo_classification(language):
+    corpus = load_corpus("demo", "classification", language=language)
+    assert corpus.sizes() == {"train": 1000, "validation": 300, "test": 300}
+    assert corpus.labels == ("negative", "positive") and corpus.languages == (language,)
+    for one, other in itertools.combinations(corpus.splits.values(), 2):
+        assert not texts_of(one, "text") & texts_of(other, "text")
+    for rows in corpus.splits.values():
+        assert 0.35 < sum(row["label"] for row in rows) / len(rows) < 0.65
+
+
+@needs_grammar
+def test_demo_text():
+    corpus = load_corpus("demo", "text", language="de")
+    assert corpus.sizes() == {"train": 2000, "validation": 200, "test": 200}
+    assert all(set(row) == {"text"} for row in corpus.splits["train"])
+    assert not texts_of(corpus.splits["train"], "text") & texts_of(corpus.splits["test"], "text")
+
+
+@needs_grammar
+def test_demo_refusals():
+    assert "xx" in refusal("demo", "translation", pair="en-xx")
+    assert "xx" in refusal("demo", "classification", language="xx")
+    assert "test_2016" in refusal("demo", "translation", test_split="test_2016")
+
+
+# --- real data --------------------------------------------------------------------------------------------
+
+FEW = {"train": 300, "validation": 50, "test": 50}
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "options"),
+    [
+        ("multi30k", "en-de", {"test_split": "test_2016_flickr"}),
+        ("multi30k", "de-en", {"test_split": "test_2017_mscoco"}),
+        ("tatoeba_multi", "ko-en", {}),
+        ("tatoeba_multi", "en-zh", {}),
+        ("wmt_news", "de-en", {}),
+        ("ted_iwslt_deen", "en-de", {}),
+        ("lafand", "pcm-en", {}),
+    ],
+)
+def test_real_translation(real_data, name, pair, options):
+    corpus = load_corpus(real_data / name, "translation", pair=pair, rows=FEW, **options)
+    assert corpus.sizes() == FEW and corpus.languages == tuple(pair.split("-"))
+    swapped = not (real_data / name / f"{pair}.train.jsonl.gz").exists()
+    assert any("swapped" in note for note in corpus.notes) == swapped
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "names", "carved"),
+    [
+        ("sst2", 2, "positive", False),
+        ("sst5", 5, "very negative", False),
+        ("mrpc", 2, "equivalent", False),
+        ("cola", 2, "acceptable", True),
+        ("rte", 2, "entailment", True),
+        ("sick", 3, "contradiction", False),
+        ("trec", 6, "HUM", True),
+        ("subj", 2, "subjective", False),
+        ("ag_news", 4, "Sci/Tech", True),
+        ("clinc150", 150, "translate", False),
+        ("nsmc_raw", 2, "positive (rating 9-10)", False),
+        ("imdb", 2, "negative", True),
+    ],
+)
+def test_real_classification(real_data, name, classes, names, carved):
+    corpus = load_corpus(real_data / name, "classification", rows=FEW)
+    assert corpus.sizes() == FEW
+    assert len(corpus.labels) == classes and names in corpus.labels
+    assert any("carved" in note for note in corpus.notes) == carved
+    assert ("text_b" in corpus.splits["train"][0]) == (name in ("mrpc", "rte", "sick"))
+    assert {row["label"] for row in corpus.splits["train"]} <= set(range(classes))
+
+
+@pytest.mark.parametrize("name", ["openstax", "imdb_unsup"])
+def test_real_text(real_data, name):
+    assert load_corpus(real_data / name, "text", rows=FEW).sizes() == FEW
+
+
+@pytest.mark.slow
+def test_real_novels(real_data):
+    assert load_corpus(real_data / "english_novels", "text", rows=FEW).sizes() == FEW
+
+
+def test_real_large_corpus_loads_and_is_fingerprinted_quickly(real_data):
+    corpus = load_corpus(real_data / "tatoeba_multi", "translation", pair="de-en")
+    assert corpus.sizes() == {"train": 163_022, "validation": 1_000, "test": 2_000}
+    started = time.monotonic()
+    assert len(corpus.fingerprint) == 64
+    assert time.monotonic() - started < 5
+
+
+def test_real_sets_that_cannot_be_trained_on(real_data):
+    assert "only test" in refusal(real_data / "ntrex", "translation", pair="ko-en")
+    assert "no train" in refusal(real_data / "koen_news", "translation", pair="ko-en", test_split="jhe_test")
+    assert "test, validation" in refusal(real_data / "wikitext2", "text")
+    assert "test_2016_flickr" in refusal(real_data / "multi30k", "translation")
+    assert "score" in refusal(real_data / "stsb")
+
+
+def test_real_folder_is_listed(real_data):
+    found = {entry["name"]: entry for entry in list_corpora(real_data)}
+    assert found["multi30k"]["task"] == "translation" and "en-fr" in found["multi30k"]["pairs"]
+    assert found["sst2"]["task"] == "classification" and found["sst2"]["splits"] == [
+        "test",
+        "train",
+        "validation",
+    ]
+    assert found["openstax"]["task"] == "text" and found["stsb"]["task"] == "other"

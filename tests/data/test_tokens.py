@@ -1,0 +1,199 @@
+"""Tokenizers, and rows of text turned into examples."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer, BertForMaskedLM, M2M100ForConditionalGeneration
+
+from kdutils.core.errors import UserError
+from kdutils.data.batches import collate_classification
+from kdutils.data.tokens import (
+    BOS,
+    EOS,
+    MASK,
+    PAD,
+    SPECIALS,
+    classification_examples,
+    load_tokenizer,
+    masked_lm_examples,
+    save_tokenizer,
+    train_tokenizer,
+    translation_examples,
+)
+from kdutils.models.build import masked_lm, translation_model
+from tests.corpus_files import TEXTS
+
+ROWS = [
+    {"src": "The old woman sees a small dog.", "tgt": "Die alte Frau sieht einen kleinen Hund."},
+    {"src": "The dog sees the cat.", "tgt": "Der Hund sieht die Katze."},
+    {"src": "The cat.", "tgt": "Die Katze."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 200)
+
+
+# --- tokenizers --------------------------------------------------------------------------------------
+
+
+def test_special_tokens_have_the_first_five_ids(tokenizer):
+    assert tokenizer.convert_tokens_to_ids(list(SPECIALS)) == [0, 1, 2, 3, 4]
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (PAD, BOS, EOS)
+    assert (tokenizer.unk_token, tokenizer.mask_token) == ("<unk>", "<mask>")
+
+
+@pytest.mark.parametrize("text", sorted(set(TEXTS)))
+def test_decoding_gives_back_the_text(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert len(tokenizer.tokenize(text)) < len(text)  # it has learned words, not only characters
+
+
+def test_decomposed_letters_are_composed(tokenizer):
+    decomposed = "Die alte Frau sieht scho\u0308ne Gru\u0308\u00dfe"
+    ids = tokenizer(decomposed)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Die alte Frau sieht schöne Grüße"
+
+
+def test_an_unknown_character_becomes_unk(tokenizer):
+    assert tokenizer.unk_token_id in tokenizer("The 狗 sees.")["input_ids"]
+
+
+def test_the_task_decides_what_stands_around_a_text():
+    plain = train_tokenizer(TEXTS, 200, "translation")
+    ids = plain("The dog", add_special_tokens=False)["input_ids"]
+    assert plain("The dog")["input_ids"] == [*ids, EOS]
+    for task in ("classification", "text"):
+        assert train_tokenizer(TEXTS, 200, task)("The dog")["input_ids"] == [BOS, *ids, EOS]
+
+
+def test_a_vocabulary_below_the_alphabet_is_refused():
+    needed = len(set("".join(TEXTS).replace(" ", "▁"))) + len(SPECIALS)
+    assert len(train_tokenizer(TEXTS, needed)) == needed
+    with pytest.raises(UserError, match=str(needed)):
+        train_tokenizer(TEXTS, needed - 1)
+
+
+@pytest.mark.parametrize("texts", [[], ["", "  "]])
+def test_no_text_is_refused(texts):
+    with pytest.raises(UserError, match="no text"):
+        train_tokenizer(texts, 100)
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(UserError, match="translation"):
+        train_tokenizer(TEXTS, 200, "translatoin")
+
+
+def test_saving_and_loading_keeps_everything(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    for loaded in (
+        load_tokenizer(tmp_path / "tokenizer"),
+        AutoTokenizer.from_pretrained(tmp_path / "tokenizer"),
+    ):
+        assert loaded.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+        assert loaded.special_tokens_map == tokenizer.special_tokens_map
+        assert loaded.all_special_ids == tokenizer.all_special_ids
+        for text in TEXTS[:6]:
+            assert dict(loaded(text, text)) == dict(tokenizer(text, text))
+            assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("kind", ["translation", "masked_lm"])
+def test_a_tokenizer_saved_beside_its_model_loads_as_it_was(tokenizer, tmp_path, kind):
+    build, known = {
+        "translation": (translation_model, M2M100ForConditionalGeneration),
+        "masked_lm": (masked_lm, BertForMaskedLM),
+    }[kind]
+    build(len(tokenizer), width=16, layers=1, heads=2, feedforward=16).save_pretrained(tmp_path)
+    save_tokenizer(tokenizer, tmp_path)
+    assert isinstance(known.from_pretrained(tmp_path), known)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)  # the model's type must not bring another tokenizer
+    assert [dict(loaded(text)) for text in TEXTS] == [dict(tokenizer(text)) for text in TEXTS]
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_tokenizer(tmp_path)
+
+
+# --- examples ----------------------------------------------------------------------------------------
+
+
+def test_translation_examples_end_in_eos(tokenizer):
+    examples = translation_examples(ROWS, tokenizer, 64)
+    for row, example in zip(ROWS, examples, strict=True):
+        for key, text in (("source", row["src"]), ("target", row["tgt"])):
+            assert example[key] == [*tokenizer(text, add_special_tokens=False)["input_ids"], EOS]
+    assert (examples.too_long, examples.note) == (0, "")
+
+
+def test_pairs_that_are_too_long_are_dropped_or_cut_and_counted(tokenizer):
+    lengths = [max(map(len, example.values())) for example in translation_examples(ROWS, tokenizer, 64)]
+    limit = sorted(lengths)[1]
+    dropped = translation_examples(ROWS, tokenizer, limit)
+    assert len(dropped) == 2 and dropped.too_long == 1 and "dropped" in dropped.note
+    cut = translation_examples(ROWS, tokenizer, limit, too_long="truncate")
+    assert len(cut) == 3 and cut.too_long == 1 and "truncated" in cut.note
+    assert max(len(ids) for example in cut for ids in example.values()) == limit
+    assert all(ids[-1] == EOS for example in cut for ids in example.values())
+    assert len(translation_examples(ROWS, tokenizer, max(lengths))) == 3
+    assert len(translation_examples(ROWS, tokenizer, max(lengths) - 1)) == 2
+    with pytest.raises(UserError, match="max_length"):
+        translation_examples(ROWS, tokenizer, 2)
+    with pytest.raises(UserError, match="truncate"):
+        translation_examples(ROWS, tokenizer, 64, too_long="cut")
+
+
+def test_classification_examples_are_cut_with_their_specials(tokenizer):
+    rows = [{"text": TEXTS[0], "label": 1}, {"text": "The dog", "label": 0}]
+    ids = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+    whole = classification_examples(rows, tokenizer, 64)
+    assert whole[0] == {"input_ids": [BOS, *ids, EOS], "label": 1}
+    cut = classification_examples(rows, tokenizer, 6)
+    assert cut[0]["input_ids"] == [BOS, *ids[:4], EOS]
+    assert cut.too_long == 1 and whole.too_long == 0 and len(cut) == 2
+
+
+def test_pairs_of_texts_are_separated(tokenizer):
+    rows = [{"text": "The dog", "text_b": "the cat", "label": 1}]
+    first, second = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("The dog", "the cat"))
+    example = classification_examples(rows, tokenizer, 64)[0]
+    assert example["input_ids"] == [BOS, *first, EOS, *second, EOS]
+    cut = classification_examples([{**rows[0], "text": TEXTS[0]}], tokenizer, len(second) + 6)
+    assert cut[0]["input_ids"][-len(second) - 1 :] == [*second, EOS]  # the longer text pays
+    assert cut.too_long == 1
+    with pytest.raises(UserError, match="3 special tokens"):
+        classification_examples(rows, tokenizer, 3)
+    with pytest.raises(UserError, match="text_b"):
+        classification_examples([*rows, {"text": "The dog", "label": 0}], tokenizer, 64)
+
+
+def test_a_tokenizer_with_token_types_passes_them_on(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path)
+    typed = AutoTokenizer.from_pretrained(tmp_path, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    rows = [
+        {"text": "The dog", "text_b": "the cat", "label": 1},
+        {"text": "The", "text_b": "dog", "label": 0},
+    ]
+    batch = collate_classification()(classification_examples(rows, typed, 64))
+    assert batch["token_type_ids"].shape == batch["input_ids"].shape
+
+
+def test_masked_lm_examples_are_plain_ids(tokenizer):
+    examples = masked_lm_examples(TEXTS, tokenizer, 5)
+    assert all(len(example["input_ids"]) <= 5 and MASK not in example["input_ids"] for example in examples)
+    assert examples.too_long == sum(len(ids) > 5 for ids in tokenizer(TEXTS)["input_ids"]) > 0
+
+
+def test_examples_of_nothing_are_refused(tokenizer):
+    labelled = [{"text": "The cat.", "label": 0}]
+    builders = ((translation_examples, ROWS), (classification_examples, labelled), (masked_lm_examples, TEXTS))
+    for build, rows in builders:
+        with pytest.raises(UserError, match="empty"):
+            build([], tokenizer, 64)
+        with pytest.raises(UserError, match="max_length"):
+            build(rows, tokenizer, 1)

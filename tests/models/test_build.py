@@ -1,0 +1,167 @@
+"""Models from configurations: shapes, starting points, dropout per row, logits only where they count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from kdutils.core.errors import UserError
+from kdutils.data.batches import collate_translation
+from kdutils.models import build, forward
+from tests import tiny
+from tests.tiny import assert_same_weights, one_sentence
+
+SMALL = {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}
+
+
+def built(name: str, **changes):
+    torch.manual_seed(0)
+    if name == "classification":
+        return build.classifier(24, ("bad", "good", "so so"), **{**SMALL, **changes})
+    return {"translation": build.translation_model, "masked_lm": build.masked_lm}[name](24, **{**SMALL, **changes})
+
+
+NAMES = ("translation", "classification", "masked_lm")
+AUTO = dict(zip(NAMES, (AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForMaskedLM), strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_transformers_load_what_save_pretrained_wrote(name, tmp_path):
+    net = built(name).eval()
+    net.save_pretrained(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".bin", ".pkl", ".pt")]
+    for loaded in (AUTO[name].from_pretrained(tmp_path), build.pretrained(str(tmp_path), name)):
+        assert_same_weights(net, loaded)
+        ids = torch.tensor([[5, 6, 2]])
+        inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if name == "translation" else {})}
+        assert torch.equal(net(**inputs).logits, loaded.eval()(**inputs).logits)
+
+
+def test_labels_have_their_names(tmp_path):
+    config = built("classification").config
+    assert config.num_labels == 3 and config.id2label[1] == "good" and config.label2id["so so"] == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_width_that_cannot_be_divided_is_one_sentence(name):
+    with pytest.raises(UserError, match="choose a multiple of 3") as caught:
+        built(name, heads=3)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [{"heads": 0}, {"width": 0}, {"layers": -1}, {"dropout": 1.5}, {"dropout": -0.1}])
+def test_a_shape_that_makes_no_sense_is_one_sentence(name, change):
+    with pytest.raises(UserError) as caught:
+        built(name, **change)
+    assert next(iter(change)) in one_sentence(caught.value).lower()
+
+
+def test_no_layer_is_ever_dropped():
+    config = built("translation", layers=3).config
+    assert config.encoder_layerdrop == config.decoder_layerdrop == 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_model(name):
+    assert_same_weights(built(name), built(name))
+
+
+def test_embeddings_and_matrices_start_at_the_right_scale():
+    torch.manual_seed(0)
+    net = build.translation_model(2000, width=64, layers=2)
+    embedding = net.model.shared.weight
+    assert embedding[1:].std().item() == pytest.approx(64**-0.5, rel=0.02)
+    assert embedding[0].abs().max() == 0.0
+    assert net.lm_head.weight is embedding
+    layer = net.model.encoder.layers[0].fc1
+    assert layer.weight.abs().max().item() <= (6 / (64 + 256)) ** 0.5 and layer.bias.abs().max() == 0.0
+    assert build.parameter_count(net) == sum({p.data_ptr(): p.numel() for p in net.parameters()}.values())
+
+
+# ---------------------------------------------------------------- logits where they count
+
+
+def test_only_the_counted_positions_are_projected():
+    net, batch = tiny.model(dropout=0.0), collate_translation()(tiny.examples(5))
+    rows = []
+    handle = net.get_output_embeddings().register_forward_hook(lambda m, i, o: rows.append((i[0].shape, o.shape)))
+    logits = forward.counted_logits(net, batch)
+    handle.remove()
+    n, cells = batch["targets"].numel(), batch["labels"].numel()
+    assert n < cells  # there is padding, or the test says nothing
+    assert rows == [((n, 16), (n, tiny.VOCABULARY))] and logits.shape == (n, tiny.VOCABULARY)
+    inputs = {k: v for k, v in batch.items() if k in forward.MODEL_INPUTS}
+    whole = net(**inputs).logits
+    torch.testing.assert_close(logits, whole[batch["labels"] != -100])
+    assert net(**inputs).logits.shape == whole.shape  # afterwards all positions are projected again
+
+
+def test_copies_are_independent_passes_in_one():
+    net, batch = tiny.model(dropout=0.3).train(), tiny.batches().batch(0, 0)
+    calls = []
+    handle = net.register_forward_pre_hook(lambda m, a, k: calls.append(k["input_ids"].shape[0]), with_kwargs=True)
+    logits = forward.counted_logits(net, batch, copies=3)
+    handle.remove()
+    assert calls == [3 * batch["input_ids"].shape[0]]
+    assert logits.shape == (3, batch["targets"].numel(), tiny.VOCABULARY)
+    assert not torch.allclose(logits[0], logits[1]) and not torch.allclose(logits[1], logits[2])
+    net.eval()
+    logits = forward.counted_logits(net, batch, copies=2)
+    torch.testing.assert_close(logits[0], logits[1])
+    torch.testing.assert_close(logits[0], forward.counted_logits(net, batch))
+
+
+def test_an_error_inside_leaves_the_model_whole():
+    net = tiny.model(dropout=0.0)
+    with pytest.raises(ZeroDivisionError), forward.only_at(net, torch.tensor([0])):
+        raise ZeroDivisionError
+    ids = torch.tensor([[5, 6, 2]])
+    assert net(input_ids=ids, decoder_input_ids=ids).logits.shape == (1, 3, tiny.VOCABULARY)
+
+
+def test_mode_puts_every_module_back_into_its_own():
+    net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(2, 2))).train()
+    net[1].eval()
+    before = [module.training for module in net.modules()]
+    with forward.mode(net, training=True):
+        assert all(module.training for module in net.modules())
+        with forward.mode(net, training=False):
+            assert not any(module.training for module in net.modules())
+        assert all(module.training for module in net.modules())
+    assert [module.training for module in net.modules()] == before
+    with pytest.raises(ZeroDivisionError), forward.mode(net, training=False):
+        raise ZeroDivisionError
+    assert [module.training for module in net.modules()] == before
+
+
+# ---------------------------------------------------------------- pre-trained
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
+    for place in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UserError, match="could not be loaded") as caught:
+            build.pretrained(str(place), "classification")
+        one_sentence(caught.value)
+
+
+def test_a_model_whose_weights_were_cut_short_is_one_sentence(tmp_path):
+    built("classification").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="could not be loaded") as caught:
+        build.pretrained(str(tmp_path), "classification")
+    one_sentence(caught.value)
+
+
+def test_a_pretrained_encoder_gets_a_head_of_our_labels_and_our_dropout(tmp_path):
+    built("masked_lm").save_pretrained(tmp_path)
+    net = build.pretrained(str(tmp_path), "classification", ("a", "b", "c", "d"), dropout=0.25)
+    assert net.classifier.out_features == 4 and net.config.id2label[3] == "d"
+    assert {module.p for module in net.modules() if isinstance(module, nn.Dropout)} == {0.25}
+
+
+def test_memory_can_be_freed_at_any_time():
+    build.free_memory()

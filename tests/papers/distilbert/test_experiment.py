@@ -1,0 +1,436 @@
+"""DistilBERT as an experiment: arms, students on the disk, kills, claims; its objective has a file of its own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertForMaskedLM, DistilBertForMaskedLM, pipeline
+
+from kdutils.core.errors import UserError
+from kdutils.core.settings import Settings
+from kdutils.models.build import parameter_count
+from kdutils.papers.distilbert.claims import CLAIMS, shape_ratio
+from kdutils.papers.distilbert.experiment import ARMS, EXPERIMENTS, Pretraining, passes
+from kdutils.papers.distilbert.method import TripleLoss
+from kdutils.papers.distilbert.student import initialise_student
+from kdutils.study import claims, exams
+from kdutils.study.experiment import Trial, resolve
+from kdutils.study.running import finished, folder, load_model, run
+from kdutils.study.teachers import teacher_of
+from kdutils.training.method import Method
+from tests.tiny import SMALL, assert_same_weights, killed, one_sentence, timeless
+
+(EXPERIMENT,) = EXPERIMENTS
+TINY = {
+    **SMALL, "train_rows": 60, "validation_rows": 12, "test_rows": 12, "vocab_size": 300, "max_tokens": 200,
+    "layers": 2, "student_layers": 1, "teacher_updates": 6, "updates": 4, "downstream_rows": 16,
+    "downstream_test_rows": 12, "downstream_epochs": 1, "downstream_batch": 8, "feedforward": 24,
+}  # fmt: skip
+TIMES = {"minutes", "seconds_per_update", "latency_ms", "peak_memory_mb"}
+STUDENTS = [arm.name for arm in ARMS if arm.name != "teacher"]
+PLAIN = ["baseline", "baseline_compute"]
+
+
+def chosen(**changes) -> Settings:
+    return resolve(EXPERIMENTS, "demo", {**TINY, **changes})["masked_lm"]
+
+
+pytestmark = pytest.mark.usefixtures("few_questions")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Pretraining(chosen())
+
+
+@pytest.fixture(scope="module")
+def runs(task, tmp_path_factory):
+    """The folder of a run of all arms that nothing interrupted."""
+    place = tmp_path_factory.mktemp("runs")
+    run(EXPERIMENT, task.settings, [1], place, task=task)
+    return place
+
+
+@pytest.fixture(scope="module")
+def record(task, runs):
+    return finished(EXPERIMENT, task.settings, runs)[0]
+
+
+@pytest.fixture(scope="module")
+def metrics(record):
+    return {name: arm["metrics"] for name, arm in record["arms"].items()}
+
+
+def exported(task, runs, arm: str) -> Path:
+    return folder(EXPERIMENT, task.settings, runs) / "seed-1" / arm / "model"
+
+
+def started(task, runs, arm: str, seed: int = 1):
+    return EXPERIMENT.arm(arm).start(Trial(task, arm, seed, Path("unused"), runs))
+
+
+def positions(model) -> torch.Tensor:
+    return model.base_model.embeddings.position_embeddings.weight
+
+
+def differ(one, other) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+
+def test_every_arm_has_its_scores(metrics):
+    assert list(metrics) == [arm.name for arm in ARMS] == ["teacher", *STUDENTS]
+    for name, scores in metrics.items():
+        needed = {"exam_acceptability", "exam_macro", "file_mb", "parameters", "validation_loss", "final_truth_kl"}
+        assert needed | TIMES | {f"test_{n}" for n in ("loss", "accuracy", "truth_kl", "truth_mass")} <= scores.keys()
+        assert all(isinstance(value, int | float) and math.isfinite(value) for value in scores.values())
+        assert ("second_macro" in scores) == ("second_acceptability" in scores) == (name == "distilbert")
+        assert 0 <= scores["exam_macro"] == scores["exam_acceptability"] <= 100 and scores["latency_ms"] > 0
+
+
+def test_a_student_is_smaller_than_its_teacher(metrics, task, runs):
+    for name in STUDENTS:
+        assert metrics[name]["parameters"] < metrics["teacher"]["parameters"]
+        assert metrics[name]["file_mb"] < metrics["teacher"]["file_mb"]
+        file = exported(task, runs, name) / "model.safetensors"
+        assert metrics[name]["file_mb"] == pytest.approx(file.stat().st_size / 1e6)
+    assert len({metrics[name]["parameters"] for name in STUDENTS}) == 1
+
+
+def test_what_is_exported_is_loaded_by_plain_transformers_and_is_what_was_tested(metrics, task, runs):
+    for name in metrics:
+        plain = AutoModelForMaskedLM.from_pretrained(exported(task, runs, name)).eval()
+        assert type(plain) is (BertForMaskedLM if name == "teacher" else DistilBertForMaskedLM)
+        assert_same_weights(plain, load_model(EXPERIMENT, task.settings, name, 1, runs))
+        tested = {key: metrics[name][key] for key in ("test_loss", "test_accuracy", "test_truth_kl")}
+        assert {key: task.test(plain)[key] for key in tested} == pytest.approx(tested, rel=1e-5)
+        assert parameter_count(plain) == metrics[name]["parameters"]
+    assert len(pipeline("fill-mask", str(exported(task, runs, "distilbert")), device="cpu")("Anna <mask>.")) == 5
+
+
+def test_the_teacher_takes_part_as_it_is(metrics, record, task, runs):
+    teacher, scores = teacher_of(task, runs), metrics["teacher"]
+    assert_same_weights(load_model(EXPERIMENT, task.settings, "teacher", 1, runs), teacher)
+    (row,) = record["arms"]["teacher"]["history"]
+    assert row["loss"] == pytest.approx(task.validate(teacher)["loss"]) == scores["validation_loss"]
+    assert scores["updates"] == scores["best_update"] == 0
+
+
+def test_only_the_teachers_finetuned_models_are_kept(task, runs):
+    seed = folder(EXPERIMENT, task.settings, runs) / "seed-1"
+    assert list(seed.glob("*/downstream/*/model")) == [seed / "teacher/downstream/exam_acceptability-0/model"]
+    assert (seed / "distilbert/downstream/second_acceptability-0/result.json").exists()
+
+
+def test_the_second_distillation_is_taught_by_the_teacher_of_the_same_task(task, runs, monkeypatch):
+    given, place = {}, exported(task, runs, "distilbert").parent
+    monkeypatch.setattr(exams, "examine", lambda *a, **k: given.update(k) or {})
+    changed = Pretraining(chosen(second_alpha_ce=0.3, second_alpha_task=0.9, temperature=4))
+    net = load_model(EXPERIMENT, task.settings, "distilbert", 1, runs)
+    EXPERIMENT.exam(Trial(changed, "distilbert", 1, place, runs), net)
+    method = given["method"]("acceptability", 0)
+    assert (method.alpha_ce, method.alpha_task, method.temperature) == (0.3, 0.9, 4)
+    assert_same_weights(method.teacher, exams.finetuned(place.parent / "teacher", "acceptability", 0))
+
+
+# ---------------------------------------------------------------- the arms
+
+
+def test_the_arms_that_compare_methods_start_from_the_same_weights(task, runs):
+    torch.rand(1)
+    state, teacher, first = torch.get_rng_state(), teacher_of(task, runs), started(task, runs, "distilbert")
+    for name in ("baseline", "baseline_compute", "no_ce", "no_mlm", "no_cos"):
+        assert_same_weights(started(task, runs, name), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same_weights(initialise_student(teacher, started(task, runs, "random_init")), first)
+    assert torch.equal(positions(first), positions(teacher))
+    assert_same_weights(started(task, runs, "teacher"), teacher)
+
+
+def test_the_random_start_takes_nothing_from_the_teacher(task, runs):
+    teacher, drawn = teacher_of(task, runs), started(task, runs, "random_init")
+    assert not torch.equal(drawn.get_output_embeddings().weight, teacher.get_output_embeddings().weight)
+    theirs, ours = teacher.bert.encoder.layer[0], drawn.distilbert.transformer.layer[0]
+    assert not torch.equal(ours.attention.q_lin.weight, theirs.attention.self.query.weight)
+    assert not torch.equal(positions(drawn), positions(teacher))
+    assert_same_weights(drawn, started(task, runs, "random_init"))
+    assert differ(drawn, started(task, runs, "random_init", seed=2))
+
+
+@pytest.mark.parametrize("name", ["vocab_transform", "fold_token_type"])
+def test_the_ways_of_copying_are_settings(name, task, runs):
+    other = Pretraining(chosen(**{name: True}))
+    expected = initialise_student(teacher_of(task, runs), started(task, runs, "random_init"), **{name: True})
+    assert_same_weights(started(other, runs, "distilbert"), expected)
+    assert differ(expected, started(task, runs, "distilbert"))
+
+
+def test_the_shape_and_the_dropout_of_the_student_are_settings(task, runs):
+    other = Pretraining(chosen(student_layers=2, student_width=8, student_feedforward=12))
+    config = started(other, runs, "random_init").config
+    assert (config.n_layers, config.dim, config.hidden_dim) == (2, 8, 12)
+    named = Pretraining(chosen(model=str(exported(task, runs, "teacher")), dropout=0.25))
+    config = started(named, runs, "distilbert").config
+    assert (config.dropout, config.attention_dropout, config.n_layers) == (0.25, 0.25, 1)
+
+
+def test_who_learns_from_the_teacher_and_by_which_weights(task, runs):
+    weights = {"distilbert": (5, 2, 1), "no_ce": (0, 2, 1), "no_mlm": (5, 0, 1), "no_cos": (5, 2, 0)}
+    weights["random_init"] = weights["distilbert"]
+    for arm in ARMS:
+        method = arm.method(task.settings)
+        assert type(method) is (TripleLoss if arm.name in weights else Method)
+        assert bool(arm.teacher) == (arm.name in weights)
+        if arm.teacher:
+            assert method.weights == weights[arm.name] and method.temperature == 2 and not method.restrict_to_mask
+            assert_same_weights(arm.teacher(Trial(task, arm.name, 1, Path("x"), runs)), teacher_of(task, runs))
+    changed = chosen(alpha_ce=3, alpha_mlm=0.5, alpha_cos=0.25, temperature=4, restrict_to_mask=True)
+    method = EXPERIMENT.arm("no_mlm").method(changed)
+    assert method.weights == (3, 0, 0.25) and method.temperature == 4 and method.restrict_to_mask
+
+
+def test_the_terms_that_an_arm_learns_from_are_in_its_history(record):
+    logged = {name: arm["history"][0] for name, arm in record["arms"].items() if name != "teacher"}
+    for name, row in logged.items():
+        assert row["kind"] == "train" and ("soft" in row) == ("mlm" in row) == (name not in PLAIN)
+        assert (row.get("soft", 0.0) > 0) == (name not in [*PLAIN, "no_ce"])
+        assert (row.get("mlm", 0.0) > 0) == (name not in [*PLAIN, "no_mlm"])
+        assert (row.get("cosine", 0.0) > 0) == (name not in [*PLAIN, "no_cos"])
+    tested = {name: arm["metrics"]["test_loss"] for name, arm in record["arms"].items()}
+    assert len(set(tested.values())) == len(ARMS)
+
+
+def test_the_passes_are_matrix_products_over_those_of_the_masked_lm_alone():
+    """28 and 56 weights in the layers of student and teacher, 20 in a projection onto 10 words; half of them masked."""
+    shape = {"width": 2, "feedforward": 3, "layers": 2, "student_layers": 1, "vocab_size": 10, "mask_probability": 0.5}
+    plain = 3 * (28 + 10)
+    assert passes(chosen(**shape)) == pytest.approx((3 * (28 + 20) + 56 + 20) / plain)
+    assert passes(chosen(**shape, restrict_to_mask=True)) == pytest.approx((3 * (28 + 10) + 56 + 10) / plain)
+    wider = chosen(**shape, student_width=4, student_feedforward=5)  # 104 weights, 40 in its projection
+    assert passes(wider) == pytest.approx((3 * (104 + 40) + 56 + 20) / (3 * (104 + 20)))
+    paper = resolve(EXPERIMENTS, "paper")["masked_lm"]  # its vocabulary comes with BERT
+    assert passes(paper) == passes(paper.changed(vocab_size=30_522)) == pytest.approx(2.22, abs=0.01)
+
+
+def test_the_longer_baseline_computes_as_much_as_the_triple_loss(metrics, task):
+    updates = {name: metrics[name]["updates"] for name in STUDENTS}
+    assert updates.pop("baseline_compute") == round(4 * passes(task.settings)) > 4
+    assert set(updates.values()) == {4}
+    assert EXPERIMENT.arm("distilbert").method(task.settings).passes == passes(task.settings)
+
+
+def test_equal_compute_counts_the_layers_of_a_teacher_in_a_folder(task, runs):
+    named = chosen(model=str(exported(task, runs, "teacher")), layers=40)  # it has two, whatever the settings say
+    recipe = EXPERIMENT.arm("baseline_compute").recipe
+    assert recipe(named) == recipe(task.settings)
+
+
+def test_training_draws_rare_tokens_more_often_and_looking_does_not(task):
+    batch = task.training_batches(1).batch(0, 0)
+    assert batch["targets"].numel() == math.ceil(0.3 * int(batch["attention_mask"].sum()))
+    counts = torch.zeros(len(task.tokenizer))
+    for example in task.examples["train"]:
+        counts.index_add_(0, torch.tensor(example["input_ids"]), torch.ones(len(example["input_ids"])))
+
+    def commonness(made) -> float:
+        asked = [made.batch(epoch, i)["targets"] for epoch in range(5) for i in range(len(made.plan(epoch)))]
+        return float(counts[torch.cat(asked)].mean())
+
+    smoothed = commonness(task.training_batches(1))
+    unsmoothed = Pretraining(chosen(mask_smoothing=0.0)).training_batches(1)
+    assert smoothed < 0.9 * commonness(unsmoothed) and smoothed < 0.9 * commonness(task.plain_batches(1))
+
+
+def test_the_position_table_is_the_teachers_to_the_end_unless_it_may_move(task, runs, tmp_path):
+    teacher = teacher_of(task, runs)
+    for name in STUDENTS:
+        student = load_model(EXPERIMENT, task.settings, name, 1, runs)
+        stayed = started(task, runs, "random_init") if name == "random_init" else teacher
+        assert torch.equal(positions(student), positions(stayed))
+        assert not positions(started(task, runs, name)).requires_grad
+    free = chosen(freeze_positions=False, model=str(exported(task, runs, "teacher")))
+    run(EXPERIMENT, free, [1], tmp_path, ["distilbert"])
+    moved = load_model(EXPERIMENT, free, "distilbert", 1, tmp_path)
+    assert not torch.equal(positions(moved), positions(teacher)) and not (tmp_path / "teachers").exists()
+
+
+def test_what_is_looked_at_is_the_truth_about_the_validation_split(record, task, runs):
+    net = load_model(EXPERIMENT, task.settings, "distilbert", 1, runs)
+    assert EXPERIMENT.look(task, net) == task.truth(net, "validation")
+    evaluations = [row for row in record["arms"]["distilbert"]["history"] if row["kind"] == "eval"]
+    assert len(evaluations) == 2 and all({"truth_kl", "truth_mass"} <= row.keys() for row in evaluations)
+
+
+# ---------------------------------------------------------------- alone, interrupted, and with one's own data
+
+
+def assert_the_same_results(arm: dict, expected: dict, without: tuple[str, ...] = ()) -> None:
+    assert timeless(arm["history"]) == timeless(expected["history"])
+    for name in expected["metrics"].keys() - TIMES - set(without):
+        assert arm["metrics"][name] == expected["metrics"][name], name
+    assert arm["metrics"].keys() == expected["metrics"].keys() - set(without)
+
+
+def test_an_arm_alone_gives_the_same_numbers_without_the_second_distillation(record, tmp_path):
+    (alone,) = run(EXPERIMENT, chosen(), [1], tmp_path, ["distilbert"])
+    lacking = ("second_macro", "second_acceptability")
+    assert_the_same_results(alone["arms"]["distilbert"], record["arms"]["distilbert"], lacking)
+    assert list(alone["arms"]) == ["distilbert"] and len(list(tmp_path.glob("teachers/*"))) == 1
+
+
+def distil(runs: str) -> None:
+    run(EXPERIMENT, chosen(), [1], runs, ["distilbert", "teacher"])  # which is trained first all the same
+
+
+# the teacher is trained in 6 updates and examined in 2; its student is trained in 4 and examined in 2, and again in 2
+@pytest.mark.parametrize("kill_at", [11, 14, 16], ids=["distillation", "exam", "second"])
+def test_a_killed_run_goes_on_to_the_same_results(kill_at, record, task, tmp_path):
+    killed(distil, kill_at, runs=str(tmp_path))
+    seed = folder(EXPERIMENT, task.settings, tmp_path) / "seed-1"
+    assert [path.parent.name for path in seed.glob("*/result.json")] == ["teacher"]
+    (resumed,) = run(EXPERIMENT, task.settings, [1], tmp_path, ["teacher", "distilbert"], task=task)
+    for name in ("teacher", "distilbert"):
+        assert_the_same_results(resumed["arms"][name], record["arms"][name])
+    assert not list(seed.glob("*/checkpoints")) and not list(seed.glob("**/best-*"))
+
+
+def test_real_text_and_a_real_exam(real_data, tmp_path):
+    settings = chosen(data=str(real_data / "openstax"), downstream=[str(real_data / "cola")], vocab_size=500)
+    (found,) = run(EXPERIMENT, settings, [1], tmp_path, ["distilbert"])
+    scores = found["arms"]["distilbert"]["metrics"]
+    assert {"exam_cola", "exam_macro", "test_loss"} <= scores.keys() and "test_truth_kl" not in scores
+
+
+# ---------------------------------------------------------------- refused before anything is trained
+
+
+def refused(settings: Settings, place: Path, arms=None) -> str:
+    """The sentence with which a run is refused that has written nothing."""
+    with pytest.raises(UserError) as caught:
+        run(EXPERIMENT, settings, [1], place, arms)
+    assert not place.exists()
+    return one_sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"student_layers": 3}, "student of 3 layers cannot start from a teacher of 2"),
+        ({"student_layers": 0}, "student of 0 layers"),
+        ({"downstream": []}, "downstream is empty"),
+        ({"downstream": ["x/cola", "y/cola"]}, "called alike"),
+        ({"alpha_ce": -1.0}, "three weights of at least 0"),
+        ({"alpha_cos": -0.5}, "three weights of at least 0"),
+        ({"alpha_mlm": float("nan")}, "three weights of at least 0"),
+        ({"alpha_ce": 0.0, "alpha_cos": 0.0}, "All three weights are 0"),  # so would be those of no_mlm
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"student_width": 8}, "another width"),
+        ({"student_feedforward": 8}, "another width"),
+        ({"data": "nowhere"}, "no folder nowhere"),
+        ({"downstream": ["nowhere"]}, "no folder nowhere"),
+        ({"downstream_learning_rate": -1.0}, "learning rate of at least 0"),
+        ({"downstream_max_length": 2}, "max_length of at least"),
+        ({"second_alpha_ce": -1.0}, "three weights of at least 0"),
+    ],
+)
+def test_bad_settings_are_refused_with_one_sentence(change, words, tmp_path):
+    assert words in refused(chosen(**change), tmp_path / "runs")
+
+
+@pytest.mark.parametrize("wrong", [{"model": "distilbert"}, {"student_layers": 0}, {"student_feedforward": -3}])
+def test_a_shape_without_sense_under_a_teacher_in_a_folder_is_refused(wrong, task, runs, tmp_path):
+    changes = {"model": "teacher", **wrong}
+    changes["model"] = str(exported(task, runs, changes["model"]))
+    refused(chosen(**changes), tmp_path / "runs", ["random_init"])
+
+
+def test_a_narrow_student_starts_at_random_and_has_no_cosine(task, runs, tmp_path):
+    assert "alpha_cos=0" in refused(chosen(student_width=8), tmp_path / "runs", ["random_init"])
+    narrow = chosen(student_width=8, alpha_cos=0.0, model=str(exported(task, runs, "teacher")))
+    assert len(run(EXPERIMENT, narrow, [1], tmp_path / "runs", ["random_init"])) == 1
+
+
+# ---------------------------------------------------------------- the claims
+
+CLAIM = {claim.id: claim for claim in CLAIMS}
+EXAM, KL, TIME = "exam_macro", "test_truth_kl", "latency_ms"
+# claim: two numbers that it compares, values that support it, and values that contradict it
+EVIDENCE = {
+    "D1": (("no_mlm", EXAM), ("no_ce", EXAM), (72, 70), (70, 72)),
+    "D2": (("no_cos", EXAM), ("no_ce", EXAM), (72, 70), (70, 72)),
+    "D2b": (("no_mlm", EXAM), ("no_cos", EXAM), (72, 70), (70, 72)),
+    "D3": (("distilbert", EXAM), ("no_mlm", EXAM), (72, 71.7), (72, 71.3)),
+    "D4": (("distilbert", EXAM), ("random_init", EXAM), (72, 70), (70, 72)),
+    "D5": (("distilbert", EXAM), ("teacher", EXAM), (77.0, 79.5), (76.0, 79.5)),
+    "D7": (("teacher", TIME), ("distilbert", TIME), (668, 410), (600, 410)),
+    "D8": (("distilbert", "second_macro"), ("distilbert", EXAM), (72, 70), (70, 72)),
+    "D9": (("distilbert", EXAM), ("baseline", EXAM), (72, 70), (70, 72)),
+    "D9c": (("distilbert", EXAM), ("baseline_compute", EXAM), (72, 70), (70, 72)),
+    "D11": (("distilbert", KL), ("baseline", KL), (0.2, 0.4), (0.4, 0.2)),
+    "D11c": (("distilbert", KL), ("baseline_compute", KL), (0.2, 0.4), (0.4, 0.2)),
+}
+
+
+def records(numbers: dict[tuple[str, str], float], seeds=(1, 2, 3), **settings) -> list[dict]:
+    """As runs would leave them: (arm, metric) -> value, in each seed a little different."""
+    made = []
+    for seed in seeds:
+        arms: dict[str, dict] = {}
+        for number, ((arm, metric), value) in enumerate(numbers.items()):
+            arms.setdefault(arm, {"metrics": {}})["metrics"][metric] = value * (1 + 1e-4 * seed * (number + 1))
+        made.append({"seed": seed, "settings": settings, "arms": arms})
+    return made
+
+
+def verdict(name: str, found: list[dict]) -> str:
+    return claims.grade(CLAIM[name], found).verdict
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_a_claim_is_supported_and_contradicted_by_what_it_speaks_of(name):
+    *places, for_it, against_it = EVIDENCE[name]
+    supporting = dict(zip(places, for_it, strict=True))
+    assert verdict(name, records(supporting)) == claims.SUPPORTED
+    assert verdict(name, records(dict(zip(places, against_it, strict=True)))) == claims.CONTRADICTED
+    assert verdict(name, records(supporting, seeds=[1])) == claims.INCONCLUSIVE
+    others = {(arm.name, metric): 50.0 for arm in ARMS for metric in (EXAM, KL, TIME)}
+    assert verdict(name, records({**others, **supporting})) == claims.SUPPORTED
+
+
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_a_claim_that_lacks_an_arm_or_a_metric_was_not_run(name):
+    one, other, *_ = EVIDENCE[name]
+    for lacking, there in ((one, other), (other, one)):
+        for rest in ({there: 50.0}, {there: 50.0, (lacking[0], "something_else"): 1.0}):
+            grade = claims.grade(CLAIM[name], records(rest))
+            assert grade.verdict == claims.NOT_RUN and "\n" not in grade.reason and grade.reason.endswith(".")
+    assert verdict(name, []) == claims.NOT_RUN
+
+
+def test_d6_is_exact_at_the_published_shapes():
+    found = records({("distilbert", EXAM): 50.0})
+    assert shape_ratio(found) == dict.fromkeys((1, 2, 3), 66_362_880 / 109_482_240)
+    assert verdict("D6", found) == verdict("D6", found[:1]) == claims.SUPPORTED != verdict("D6", [])
+
+
+def test_d10_is_graded_over_a_sweep_of_shapes():
+    def swept(layers, times):
+        points = zip(layers, times, strict=True)
+        return [r for n, t in points for r in records({("random_init", TIME): t}, student_layers=n)]
+
+    assert {"student_layers", "student_width", "student_feedforward"} <= set(CLAIM["D10"].over)
+    assert verdict("D10", swept([1, 2, 4], [0.2, 0.3, 0.5])) == claims.SUPPORTED
+    assert verdict("D10", swept([1, 2, 4], [0.5, 0.3, 0.2])) == claims.CONTRADICTED
+    assert verdict("D10", swept([1, 2], [0.2, 0.3])) == claims.NOT_RUN
+
+
+def test_every_claim_has_its_evidence_and_every_run_its_claims(record):
+    assert len(CLAIM) == len(CLAIMS) and CLAIM.keys() == {*EVIDENCE, "D6", "D10"}
+    for name in CLAIM:
+        wanted = {"D6": claims.SUPPORTED, "D10": claims.NOT_RUN}.get(name, claims.INCONCLUSIVE)  # of one seed
+        assert verdict(name, [record]) == wanted, name

@@ -1,0 +1,275 @@
+"""Teachers: pre-trained once for everyone who learns from them, through kills, or taken as they are."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+
+from kdutils.core.errors import Paused, UserError
+from kdutils.core.files import exclusive
+from kdutils.data.tokens import save_tokenizer
+from kdutils.papers.distilbert.experiment import EXPERIMENTS
+from kdutils.study.teachers import DECIDING, teacher_of, teacher_place, teacher_story
+from kdutils.tasks.masked_lm import MaskedLM
+from kdutils.training.method import Method
+from tests.tiny import assert_same_weights, killed, one_sentence, timeless
+
+TINY = {
+    "train_rows": 60, "validation_rows": 12, "test_rows": 12, "vocab_size": 300, "width": 16, "layers": 2, "heads": 2,
+    "feedforward": 16, "max_tokens": 200, "teacher_updates": 6, "precision": "fp32", "threads": 1,
+}  # fmt: skip
+
+
+def make(**changes) -> MaskedLM:
+    return MaskedLM(MaskedLM.settings_table.resolve("demo", {**TINY, **changes}))
+
+
+pytestmark = pytest.mark.usefixtures("few_questions")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def runs(task, tmp_path_factory):
+    """The folder of all runs, with a teacher whose training nothing interrupted."""
+    place = tmp_path_factory.mktemp("runs")
+    teacher_of(task, place)
+    return place
+
+
+def everything(place: Path) -> list[tuple[str, int]]:
+    files = (path for path in sorted(place.rglob("*")) if path.is_file() and path.name != ".lock")
+    return [(str(path), path.stat().st_mtime_ns) for path in files]
+
+
+# ---------------------------------------------------------------- trained once
+
+
+def test_a_teacher_is_trained_once_and_then_loaded(task, runs, monkeypatch):
+    monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained again"))
+    before = everything(runs)
+    one, other = teacher_of(task, runs), teacher_of(make(), runs)
+    assert isinstance(one, BertForMaskedLM) and not one.training
+    assert_same_weights(one, other)
+    assert everything(runs) == before
+
+
+def test_it_keeps_its_model_and_its_history_and_no_checkpoints(task, runs):
+    place = teacher_place(task, runs)
+    assert place.parent == runs / "teachers" and place.name.startswith("masked_lm-")
+    assert {path.name for path in place.iterdir()} - {".lock"} == {"model", "history.jsonl", "result.json"}
+
+
+def test_the_story_has_the_training_curve_and_the_seconds(task, runs):
+    story = teacher_story(task, runs)
+    evaluations = [row for row in story["history"] if row["kind"] == "eval"]
+    assert [row["update"] for row in evaluations] == [1, 2, 3, 4, 5, 6]
+    assert all({"loss", "accuracy", "perplexity", "truth_kl", "truth_mass"} <= row.keys() for row in evaluations)
+    assert story["seconds"] > 0 and {"device", "versions", "date"} <= story["provenance"].keys()
+
+
+def test_the_teacher_is_the_best_of_its_training(task, runs):
+    losses = [row["loss"] for row in teacher_story(task, runs)["history"] if row["kind"] == "eval"]
+    assert task.validate(teacher_of(task, runs))["loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert min(losses) < task.validate(task.model(0))["loss"]
+
+
+def test_nothing_is_told_of_a_teacher_before_it_is_trained(task, tmp_path):
+    assert teacher_story(task, tmp_path) == {}
+
+
+def test_its_recipe_is_its_own_and_ends_at_a_rate_of_zero(tmp_path):
+    task = make(teacher_updates=40, teacher_learning_rate=0.004, learning_rate=7.0, updates=3, patience=1, warmup=9)
+    teacher_of(task, tmp_path)
+    rows = [row for row in teacher_story(task, tmp_path)["history"] if row["kind"] == "train"]
+    rates = {row["update"]: row["learning_rate"] for row in rows}
+    assert rates[40] == pytest.approx(0.0, abs=1e-9)
+    assert rates[20] == pytest.approx(0.004 * 20 / 38)  # a twentieth of the updates warm up, the others fall
+
+
+def test_it_starts_from_its_own_seed_and_trains_to_the_end(tmp_path, monkeypatch):
+    task, given = make(teacher_seed=1, patience=1), []
+
+    def fit(*arguments, **options):
+        given.extend(arguments)
+        raise Paused("Enough is seen.")
+
+    monkeypatch.setattr("kdutils.study.kept.fit", fit)
+    with pytest.raises(Paused):
+        teacher_of(task, tmp_path)
+    assert_same_weights(given[0], task.model(1))
+    assert given[3].patience == 0 and type(given[1]) is Method
+
+
+def test_it_is_trained_on_uniform_masks_and_not_on_those_of_a_method(runs, task, tmp_path):
+    """A paper's own choice of targets must not change the teacher that it shares with others."""
+
+    class Other(MaskedLM):
+        def training_collate(self):
+            raise AssertionError("the masks of a method")
+
+    same = Other(task.settings)
+    assert teacher_place(same, runs) == teacher_place(task, runs)
+    assert_same_weights(teacher_of(same, tmp_path), teacher_of(task, runs))
+
+
+def test_the_teachers_seed_decides_its_weights(task, runs, tmp_path):
+    other = teacher_of(make(teacher_seed=1), tmp_path)
+    with pytest.raises(AssertionError):
+        assert_same_weights(other, teacher_of(task, runs))
+
+
+# ---------------------------------------------------------------- whose teacher is whose
+
+STUDENTS = {
+    "updates", "learning_rate", "warmup", "eval_every", "log_every", "checkpoint_every", "patience", "threads",
+    "tracker",
+}  # fmt: skip
+
+
+def place_of(fingerprint: str = "rows", **changes) -> Path:
+    """Where a teacher of these settings would lie, without making the task."""
+    settings = EXPERIMENTS[0].settings.resolve("demo", changes)
+    return teacher_place(SimpleNamespace(name="masked_lm", settings=settings, corpus=SimpleNamespace(
+        fingerprint=fingerprint)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updates": 7}, {"learning_rate": 0.1}, {"warmup": 1}, {"patience": 3}, {"eval_every": 3}, {"log_every": 3},
+        {"checkpoint_every": 9}, {"threads": 2}, {"tracker": "tensorboard"}, {"student_layers": 1}, {"alpha_ce": 0.0},
+        {"temperature": 4.0}, {"downstream": ["demo"]}, {"mask_smoothing": 0.0}, {"freeze_positions": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_students_of_other_settings_share_a_teacher(change):
+    assert place_of(**change) == place_of()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": "elsewhere"}, {"language": "de"}, {"max_words": 9}, {"train_rows": 5}, {"data_seed": 1},
+        {"tokenizer": "x"}, {"vocab_size": 99}, {"max_length": 9}, {"mask_probability": 0.2}, {"width": 8},
+        {"layers": 3}, {"heads": 1}, {"feedforward": 8}, {"dropout": 0.2}, {"max_tokens": 100}, {"accumulation": 2},
+        {"schedule": "cosine"}, {"weight_decay": 0.1}, {"clip": 2.0}, {"teacher_updates": 7},
+        {"teacher_learning_rate": 0.1}, {"teacher_seed": 1}, {"precision": "bf16"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_another_teacher_has_another_place(change):
+    assert place_of(**change) != place_of()
+
+
+def test_other_rows_under_the_same_name_have_another_teacher():
+    assert place_of("other rows") != place_of("rows")
+
+
+def test_every_setting_of_the_task_decides_a_teacher_or_is_about_students():
+    assert set(DECIDING) | STUDENTS | {"model"} == set(MaskedLM.settings_table.settings)
+    assert not set(DECIDING) & STUDENTS
+
+
+# ---------------------------------------------------------------- interrupted
+
+
+def pretrain(runs: str) -> None:
+    teacher_of(make(), runs)
+
+
+def assert_the_same_teacher(task, place: Path, uninterrupted: Path) -> None:
+    assert_same_weights(teacher_of(task, place), teacher_of(task, uninterrupted))
+    ours, theirs = (teacher_story(task, runs)["history"] for runs in (place, uninterrupted))
+    assert timeless(ours) == timeless(theirs)
+    assert {path.name for path in teacher_place(task, place).iterdir()} - {".lock"} == {
+        "model", "history.jsonl", "result.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("event", "kill_at"),
+    [
+        ("kdutils.training.loop:_Loop._update", 4),
+        ("kdutils.study.kept:save_tokenizer", 1),  # the model is on the disk, its result is not
+        ("kdutils.study.kept:write_json", 1),
+    ],
+)
+def test_a_killed_pretraining_goes_on_to_the_same_teacher(event, kill_at, task, runs, tmp_path):
+    killed(pretrain, kill_at, event, runs=str(tmp_path))
+    assert not (teacher_place(task, tmp_path) / "result.json").exists()
+    assert teacher_story(task, tmp_path) == {}
+    assert_the_same_teacher(task, tmp_path, runs)
+
+
+def test_a_pretraining_that_is_out_of_time_pauses_and_goes_on(task, runs, tmp_path):
+    pauses = 0
+    while not teacher_story(task, tmp_path):
+        try:
+            teacher_of(task, tmp_path, until=time.monotonic())
+        except Paused as pause:
+            pauses += 1
+            assert "Paused teacher after update" in one_sentence(pause)
+    assert pauses == 5
+    assert_the_same_teacher(task, tmp_path, runs)
+
+
+def test_two_processes_do_not_train_one_teacher_at_once(task, tmp_path):
+    with exclusive(teacher_place(task, tmp_path)), pytest.raises(UserError, match="Another run") as caught:
+        teacher_of(task, tmp_path)
+    one_sentence(caught.value)
+
+
+def test_random_numbers_are_as_they_were(task, tmp_path):
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    teacher_of(task, tmp_path)
+    assert state == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+# ---------------------------------------------------------------- taken as they are
+
+
+def test_a_teacher_in_a_folder_is_loaded_as_it_is(task, runs, tmp_path, monkeypatch):
+    folder = teacher_place(task, runs) / "model"
+    monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained"))
+    named = make(model=str(folder), width=8, layers=1)  # the shape is the folder's
+    teacher = teacher_of(named, tmp_path)
+    assert_same_weights(teacher, teacher_of(task, runs))
+    assert not teacher.training and not list(tmp_path.iterdir())
+    assert named.tokenizer("Anna sleeps.")["input_ids"] == task.tokenizer("Anna sleeps.")["input_ids"]
+    assert named.facts()["teacher"] == str(folder)
+    same = make(model=str(folder))  # its settings are those of the one that was trained here
+    assert teacher_place(same, runs) == teacher_place(task, runs) and teacher_story(same, runs) == {}
+
+
+def test_the_kept_teacher_is_loaded_by_plain_transformers(task, runs):
+    folder = teacher_place(task, runs) / "model"
+    assert_same_weights(AutoModelForMaskedLM.from_pretrained(folder), teacher_of(task, runs))
+    ids = AutoTokenizer.from_pretrained(folder)("Anna sleeps.")["input_ids"]
+    assert ids == task.tokenizer("Anna sleeps.")["input_ids"]
+
+
+def test_a_teacher_that_is_not_there_is_refused(task, tmp_path):
+    with pytest.raises(UserError, match="nowhere/at-all") as caught:
+        make(model="nowhere/at-all")
+    one_sentence(caught.value)
+    save_tokenizer(task.tokenizer, tmp_path)  # a tokenizer, but no model
+    with pytest.raises(UserError, match="could not be loaded") as caught:
+        teacher_of(make(model=str(tmp_path)), tmp_path)
+    one_sentence(caught.value)
+
+
+def test_a_teachers_seed_that_is_none_is_refused_with_one_sentence(tmp_path):
+    with pytest.raises(UserError) as caught:
+        teacher_of(make(teacher_seed=-1), tmp_path)
+    one_sentence(caught.value)

@@ -1,0 +1,134 @@
+"""Tasks: one corpus, tokenizer and starting point for all methods of a seed, and scores that can be repeated."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from kdutils.core.errors import UserError
+from kdutils.tasks.classification import Classification
+from kdutils.tasks.translation import Translation
+from kdutils.training.loop import Recipe
+from tests.tiny import SMALL, assert_same_weights, one_sentence
+
+TABLES = {"translation": Translation, "classification": Classification}
+
+
+def make(name: str, **changes):
+    small = {**SMALL, "vocab_size": 400, **({"max_tokens": 200} if name == "translation" else {}), **changes}
+    return TABLES[name](TABLES[name].settings_table.resolve("demo", small))
+
+
+@pytest.fixture(scope="module", params=TABLES)
+def task(request):
+    return make(request.param)
+
+
+def test_the_recipe_is_the_settings_and_the_changes_of_an_arm(task):
+    recipe, s = task.recipe(updates=99), task.settings
+    assert isinstance(recipe, Recipe) and recipe.updates == 99
+    for name in ("warmup", "learning_rate", "schedule", "clip", "accumulation", "eval_every", "patience", "precision"):
+        assert getattr(recipe, name) == s[name]
+    assert (recipe.monitor, recipe.larger_is_better) == (task.monitor, task.larger_is_better)
+
+
+def test_every_setting_of_training_reaches_the_recipe(task):
+    unreached = {"betas", "monitor", "larger_is_better"}
+    assert set(Recipe.__dataclass_fields__) - unreached <= set(task.settings)
+
+
+def test_a_seed_gives_one_starting_point_and_one_order_of_batches(task):
+    assert_same_weights(task.model(1), task.model(1))
+    with pytest.raises(AssertionError):
+        assert_same_weights(task.model(1), task.model(2))
+    one, same, other = (task.training_batches(seed) for seed in (1, 1, 2))
+    assert one.plan(3) == same.plan(3) != other.plan(3)
+    assert sorted(i for batch in one.plan(0) for i in batch) == list(range(len(task.examples["train"])))
+
+
+def test_making_a_task_and_its_model_draws_no_random_numbers(task):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    again = make(task.name)
+    again.model(5), again.training_batches(3).batch(0, 0)
+    again.test(again.model(1))
+    assert state == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert again.facts() == task.facts()
+
+
+def test_scores_are_repeatable_and_named(task):
+    net = task.model(1)
+    scores, tested = task.validate(net), task.test(net)
+    assert scores == task.validate(net) and tested == task.test(net)
+    assert task.monitor in scores and task.headline in tested
+    assert all(name.startswith("test_") for name in tested) and not any(name.startswith("test_") for name in scores)
+    assert {f"test_{name}" for name in scores} <= tested.keys()
+
+
+def test_fixed_batches_are_in_order_and_all_or_the_first_few(task):
+    assert sum(len(batch["targets"]) > 0 for batch in task.fixed_batches("test")) > 0
+    assert sum(len(plan) for plan in task.fixed_batches("validation").plan(0)) == 10
+    assert sorted(i for plan in task.fixed_batches("train", 7).plan(0) for i in plan) == list(range(7))
+    assert task.fixed_batches("test").plan(0) == task.fixed_batches("test").plan(9)
+
+
+def test_facts_say_what_the_data_was(task):
+    facts = task.facts()
+    assert facts["rows"] == {"train": 40, "validation": 10, "test": 10}
+    assert facts["vocabulary"] == len(task.tokenizer) and facts["fingerprint"] == task.corpus.fingerprint
+    assert ("bleu_signature" in facts) == (task.name == "translation")
+
+
+def test_translations_come_back_in_order_and_as_text():
+    task = make("translation")
+    sentences = [row["src"] for row in task.corpus.splits["test"]][:3]
+    net = task.model(1)
+    out = task.translate(net, sentences)
+    assert len(out) == 3 and all(isinstance(text, str) for text in out)
+    assert task.translate(net, sentences[::-1]) == out[::-1]
+    assert len(task.translate(net, sentences, beams=2)) == 3
+
+
+def test_long_pairs_are_left_out_of_the_training_only_and_the_notes_say_so():
+    task = make("translation", max_length=12, max_words=0, train_rows=60)
+    rows = task.facts()["rows"]
+    assert rows["train"] < 60 and rows["validation"] == rows["test"] == 10
+    assert any(note.startswith("train: ") and "dropped" in note for note in task.notes)
+    task.check(seed=1)
+
+
+def test_a_pretrained_model_brings_its_tokenizer(tmp_path):
+    first = make("classification")
+    first.model(1).save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+    second = make("classification", model=str(tmp_path))
+    assert len(second.tokenizer) == len(first.tokenizer)
+    assert_same_weights(second.model(7), first.model(1))
+    second.check(seed=1)
+
+
+def test_the_dropout_of_the_settings_reaches_a_pretrained_model(tmp_path):
+    first = make("classification")
+    first.model(1).save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+    second = make("classification", model=str(tmp_path), dropout=0.3)
+    rates = {module.p for module in second.model(1).modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("translation", {"beams": 0}, "beams is 0"),
+        ("translation", {"max_tokens": 4}, "raise max_tokens"),
+        ("classification", {"threads": -2}, "threads is -2"),
+        ("classification", {"heads": 5}, "choose a multiple of 5"),
+    ],
+)
+def test_check_finds_what_would_only_fail_later(name, change, words):
+    with pytest.raises(UserError, match=words) as caught:
+        make(name, **change).check(seed=1)
+    one_sentence(caught.value)

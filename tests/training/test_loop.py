@@ -1,0 +1,239 @@
+"""The update that every method trains by: pieces and wholes, precision, and what a recipe may say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from kdutils.core.errors import UserError
+from kdutils.core.machine import choose_precision
+from kdutils.models.forward import counted_logits
+from kdutils.papers.r_drop.method import RDrop
+from kdutils.training.loop import SCHEDULES, Recipe, fit
+from kdutils.training.method import Method
+from tests import tiny
+from tests.tiny import Averaged, InOrder, assert_same_weights, fitted, one_sentence, recipe
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+# ---------------------------------------------------------------- accumulation
+
+
+@pytest.mark.parametrize("method", [Method, lambda: Method(0.1, "others"), lambda: RDrop(3.0, epsilon=0.1), Averaged])
+@pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (1, 3, 20, 8)])
+def test_four_pieces_are_the_same_update_as_the_whole(method, sizes):
+    """Also where the pieces count different numbers of targets: a mean of means would differ."""
+    ends = [sum(sizes[: i + 1]) for i in range(4)]
+    pieces = InOrder(*(list(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)))
+    whole = InOrder(list(range(32)))
+    # in float64, because AdamW makes steps of the rounding errors where the gradient is 0 (a bias of the keys)
+    torch.set_default_dtype(torch.float64)
+    one = fitted(method(), whole, updates=3, log_every=1, dtype=torch.float64)
+    four = fitted(method(), pieces, updates=3, log_every=1, dtype=torch.float64, accumulation=4)
+    assert_same_weights(one.model, four.model, atol=1e-7)
+    for a, b in zip(one.history, four.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a.get("kl", 0.0) == pytest.approx(b.get("kl", 0.0), rel=1e-3, abs=1e-6)
+
+
+def test_the_gradient_of_the_pieces_is_that_of_the_whole(monkeypatch):
+    gradients = []
+
+    def look(optimizer, *_):
+        gradients.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        fitted(RDrop(3.0), InOrder(list(range(32))), updates=1, clip=0.0)
+        fitted(RDrop(3.0), InOrder([0], [1, 2, 3], list(range(4, 32))), updates=1, clip=0.0, accumulation=3)
+    finally:
+        handle.remove()
+    for one, three in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_may_reach_over_the_end_of_an_epoch():
+    plan = InOrder([0, 1], [2, 3], [4, 5])
+    taken = []
+    plan.batch = lambda epoch, index: taken.append((epoch, index)) or InOrder.batch(plan, epoch, index)
+    fitted(Method(), plan, updates=2, accumulation=4)
+    assert taken == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+
+
+def test_batches_that_count_nothing_change_nothing_and_break_nothing():
+    class Empty(InOrder):
+        def batch(self, epoch, index):
+            batch = super().batch(epoch, index)
+            if index in self.silent:
+                batch |= {"positions": batch["positions"][:0], "targets": batch["targets"][:0]}
+            return batch
+
+    for method in (Method, lambda: RDrop(2.0)):
+        half, full = Empty([0, 1], [2, 3, 4]), InOrder([0, 1])
+        half.silent = {1}
+        with_silence = fitted(method(), half, updates=3, accumulation=2, log_every=1)
+        without = fitted(method(), full, updates=3, log_every=1)
+        assert_same_weights(with_silence.model, without.model, atol=1e-6)
+        half.silent = {0, 1}
+        still = fitted(method(), half, updates=2, weight_decay=0.0, log_every=1)
+        assert_same_weights(still.model, tiny.model(0.0))
+        assert [row["loss"] for row in still.history] == [0.0, 0.0]
+
+
+# ---------------------------------------------------------------- precision
+
+
+class Watching(Method):
+    """Plain training that notes what reaches the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def loss(self, model, batch, counts, moment):
+        logits = counted_logits(model, batch)
+        self.seen.add(logits.dtype)
+        self.weights = {p.dtype for p in model.parameters()}
+        total = torch.nn.functional.cross_entropy(logits.float(), batch["targets"], reduction="sum")
+        return {"loss": total / counts["targets"]}
+
+
+def test_bf16_reaches_the_loss_without_a_copy_and_trains():
+    watching = Watching()
+    result = fitted(watching, tiny.batches(), updates=30, precision="bf16", log_every=10)
+    assert watching.seen == {torch.bfloat16} and watching.weights == {torch.float32}
+    losses = [row["loss"] for row in result.history]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_fp32_after_bf16_and_the_other_way_round_in_one_process():
+    before = fitted(Method(), tiny.batches(), updates=3)
+    half = fitted(Method(), tiny.batches(), updates=3, precision="bf16")
+    after = fitted(Method(), tiny.batches(), updates=3)
+    assert_same_weights(before.model, after.model)
+    with pytest.raises(AssertionError):
+        assert_same_weights(before.model, half.model)
+    watching = Watching()
+    fit(half.model, watching, tiny.batches(), recipe(updates=2))  # the very model that was trained in bf16
+    assert watching.seen == {torch.float32}
+
+
+def test_evaluation_uses_the_precision_of_the_training():
+    seen = []
+
+    def evaluate(net):
+        batch = tiny.batches().batch(0, 0)
+        seen.append(counted_logits(net, batch).dtype)
+        return {"loss": 1.0}
+
+    for precision in ("bf16", "fp32"):
+        fit(tiny.model(), Method(), tiny.batches(), recipe(updates=2, precision=precision), evaluate)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_the_precision_is_chosen_by_the_device_and_says_why():
+    assert choose_precision("cpu") == ("no", choose_precision("cpu")[1])
+    assert "no GPU" in choose_precision("cpu")[1]
+    assert choose_precision("cpu", "bf16")[0] == "bf16" and choose_precision("cpu", "fp32")[0] == "no"
+    with pytest.raises(UserError, match="Did you mean 'bf16'"):
+        choose_precision("cpu", "bf61")
+
+
+def test_fp16_without_a_gpu_trains_or_is_one_sentence():
+    try:
+        result = fitted(Method(), tiny.batches(), updates=2, precision="fp16", log_every=1)
+    except UserError as error:
+        assert "cannot train as asked" in one_sentence(error)
+    else:
+        assert math.isfinite(result.history[-1]["loss"])
+
+
+# ---------------------------------------------------------------- the recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schedule": "linaer"}, "Did you mean 'linear'"),
+        ({"precision": "fp8"}, "no precision 'fp8'"),
+        ({"updates": -1}, "updates is -1"),
+        ({"accumulation": 0}, "accumulation is 0"),
+        ({"eval_every": -1}, "eval_every is -1"),
+        ({"log_every": -1}, "log_every is -1"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"clip": -1.0}, "clip is -1"),
+        ({"warmup": -1}, "warmup is -1"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_at_once(change, words):
+    with pytest.raises(UserError, match=words) as caught:
+        Recipe(**change)
+    one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_warms_up_to_the_rate_and_starts_there(schedule):
+    result = fitted(Method(), tiny.batches(), updates=8, warmup=4, log_every=1, schedule=schedule)
+    rates = [row["learning_rate"] for row in result.history]  # the rate that the next update will take
+    assert rates[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert all(a >= b for a, b in zip(rates[3:], rates[4:], strict=False))
+    assert rates[-1] == pytest.approx(
+        {"linear": 0.0, "cosine": 0.0, "constant_with_warmup": 0.01}.get(schedule, 0.01 / 2**0.5)
+    )
+
+
+def test_the_gradient_is_clipped_and_only_if_asked():
+    norms = {}
+    for clip in (0.0, 0.05):
+
+        def look(optimizer, *_, clip=clip):
+            grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            norms.setdefault(clip, []).append(torch.stack([g.norm() for g in grads]).norm().item())
+
+        handle = register_optimizer_step_pre_hook(look)
+        fitted(Method(), tiny.batches(), updates=3, clip=clip)
+        handle.remove()
+    assert min(norms[0.0]) > 0.1
+    assert norms[0.05] == pytest.approx([0.05] * 3, rel=1e-3)
+
+
+def test_only_matrices_decay():
+    class Nothing(Method):
+        def loss(self, model, batch, counts, moment):
+            return {"loss": super().loss(model, batch, counts, moment)["loss"] * 0.0}
+
+    net, start = tiny.model(0.0), tiny.model(0.0)
+    fit(net, Nothing(), tiny.batches(), recipe(updates=3, warmup=0, weight_decay=0.5, schedule="constant_with_warmup"))
+    for (name, new), (_, old) in zip(net.named_parameters(), start.named_parameters(), strict=True):
+        expected = old * (1 - 0.01 * 0.5) ** 3 if old.ndim > 1 else old
+        torch.testing.assert_close(new, expected, msg=name)
+
+
+def test_frozen_parameters_stay_and_shared_ones_are_trained_once():
+    class Sharing(Method):
+        def attach(self, model):
+            self.second = nn.Linear(16, tiny.VOCABULARY, bias=False)
+            self.second.weight = model.lm_head.weight
+
+        def modules(self):
+            return {"second": self.second}
+
+    net = tiny.model(0.0)
+    frozen = net.model.encoder.layers[0].fc1.weight.requires_grad_(False).clone()
+    fit(net, Sharing(), tiny.batches(), recipe(updates=3))
+    assert torch.equal(net.model.encoder.layers[0].fc1.weight, frozen)
+    plain = tiny.model(0.0)
+    plain.model.encoder.layers[0].fc1.weight.requires_grad_(False)
+    fit(plain, Method(), tiny.batches(), recipe(updates=3))
+    assert_same_weights(net, plain)
