@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
         experiment.resolve(runner.load(name).EXPERIMENTS, options.preset, changes, options.tasks)
     left = runner.countdown(options.max_minutes)
     for name in chosen:
+        _in_parallel(options, name)
         runner.execute(name, options.preset, options.seeds, changes, options.tasks, options.runs, left())
     if options.all:
         owned = {runner.notebook_of(name) for name in runner.names()}
@@ -110,6 +113,7 @@ def train(options: argparse.Namespace) -> None:
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
             results.free_place({**key, "overrides": settings.overrides}, options.results)
+    _in_parallel(options, options.paper)
     for experiment in chosen:
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
         if machine.main_process():
@@ -151,6 +155,19 @@ def colab(options: argparse.Namespace) -> None:
 
     changed = readdress(HOME, options.repository, options.revision)
     print("\n".join(f"written: {file.relative_to(HOME)}" for file in changed) or "Nothing had to be changed.")
+
+
+def _in_parallel(options: argparse.Namespace, paper: str) -> None:
+    """With --jobs N, one process a seed, N at a time; what they finished is loaded afterwards."""
+    if options.jobs < 2 or len(options.seeds or ()) < 2:
+        return
+    verb = options.command.__name__
+    same = ["--preset", options.preset, "--runs", options.runs, "--max-minutes", str(options.max_minutes)]
+    for name in ("tasks", "set", "arms"):
+        same += [f"--{name}", *getattr(options, name)] if getattr(options, name, None) else []
+    waiting = [[sys.executable, "-m", "kdutils", verb, paper, "--seeds", str(seed), *same] for seed in options.seeds]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(subprocess.call, waiting))
 
 
 def _print_metrics(records: list[dict[str, Any]]) -> None:
@@ -225,6 +242,9 @@ def _experiment_options(parser: argparse.ArgumentParser) -> None:
         "--max-minutes", type=float, default=0.0, metavar="M",
         help="stop cleanly after so long (exit status 75); the same command then goes on",
     )  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="train N seeds at a time, each in a process of its own"
+    )
     _runs_option(parser)
 
 

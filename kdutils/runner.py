@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,17 +68,22 @@ def execute(
 ) -> Path:
     """Executes a paper's notebook and returns the executed copy.
 
-    With `seeds`, one process a seed and then one that puts them together from what those computed; without, one
-    process with the notebook's own seeds. Raises UserError before anything runs for a bad parameter, and after
-    it for a failure, in the words of the notebook; Paused when the time guard stopped it.
+    With `seeds`, one process a seed and then, if there are several, one that puts together what those computed;
+    without, one process with the notebook's own seeds. Raises UserError before anything runs for a bad parameter, and
+    after it for a failure, in the words of the notebook; Paused when the time guard stopped it.
     """
-    from kdutils.study.experiment import checked_seeds, resolve  # torch, which a list of the papers does without
+    # torch, which a list of the papers does without
+    from kdutils.study.experiment import PLACES, checked_seeds, resolve
 
     paper, notebook = load(name), notebook_of(name)
     if notebook is None:
         raise UserError(f"There is no notebook of '{name}' beside kdutils: clone the repository, or use 'train'.")
-    overrides, left = _absolute(overrides or {}), countdown(max_minutes)
+    overrides, left = dict(overrides or {}), countdown(max_minutes)
     settings = resolve(paper.EXPERIMENTS, preset, overrides, tasks)
+    for key in overrides:  # a notebook is executed in its own folder, where a relative path would mean another place
+        task, _, setting = key.rpartition(".")
+        if setting in PLACES:
+            overrides[key] = next(one[setting] for of, one in settings.items() if task in ("", of) and setting in one)
     parameters = {"preset": preset, "runs": str(Path(runs).resolve())}
     parameters |= {"overrides": overrides} if overrides else {}
     parameters |= {"tasks": list(tasks)} if tasks else {}
@@ -90,9 +96,8 @@ def execute(
 
     if seeds is None:
         return one(notebook.name)
-    for seed in checked_seeds(seeds):
-        one(f"seed-{seed}.ipynb", seeds=[seed])
-    return one(notebook.name, seeds=list(seeds))
+    executed = [one(f"seed-{seed}.ipynb", seeds=[seed]) for seed in checked_seeds(seeds)]
+    return one(notebook.name, seeds=list(seeds)) if len(executed) > 1 else executed[0]
 
 
 def countdown(minutes: float) -> Callable[[], float]:
@@ -181,16 +186,6 @@ def _is_done(status_file: Path, wanted: Mapping[str, Any]) -> bool:
     return status.get("status") == "ok" and {key: status.get(key) for key in wanted} == wanted
 
 
-def _absolute(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Folders of data or of a model as absolute paths: a notebook is executed in its own folder."""
-
-    def one(name: str, value: Any) -> Any:
-        is_path = name.rpartition(".")[2] in ("data", "model") and value not in ("", "demo")
-        return str(Path(value).resolve()) if is_path and Path(str(value)).is_dir() else value
-
-    return {name: one(name, value) for name, value in overrides.items()}
-
-
 def _papermill(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> None:
     papermill = _installed_papermill()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -200,11 +195,24 @@ def _papermill(notebook: Path, output: Path, parameters: Mapping[str, Any]) -> N
                 str(notebook), str(output), parameters=dict(parameters), cwd=str(notebook.parent),
                 kernel_name="python3", progress_bar=False, store_widget_state=False, coalesce_streams=True,
                 extra_arguments=["--log-level=CRITICAL"],  # else the kernel warns about its transport
+                stdout_file=_HowFar(),
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
             raise _translated(error, notebook, output) from None
         except Exception as error:  # no kernel to start, one that died: still one sentence
             raise UserError(f"{notebook.name} could not be run: {_reason(error)}; see {output}.") from error
+
+
+class _HowFar:
+    """What a kernel prints, of which the lines that tell how far it is are passed on: a notebook takes minutes."""
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines():
+            if re.search(r"\d%\||, seed \d+: |trained in \d|^Waiting", line):
+                print(f"  {line.strip()}", flush=True)
+
+    def flush(self) -> None:
+        """Every line was flushed."""
 
 
 def _translated(error: Any, notebook: Path, output: Path) -> UserError:

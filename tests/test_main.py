@@ -252,6 +252,22 @@ def test_run_passes_everything_on(call, monkeypatch):
     assert seen == [("r_drop", "study", [1, 2], changes, ["translation"], "there", 5.0)]
 
 
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_seeds_of_several_jobs_have_a_process_each_and_are_put_together(call, monkeypatch, verb):
+    started, together = [], []
+    monkeypatch.setattr("subprocess.call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(runner, "execute", lambda *arguments: together.append(arguments[2]))
+    monkeypatch.setattr("kdutils.study.running.run", lambda *arguments: together.append(arguments[2]) or [])
+    options = "--tasks translation --set alpha=1 k=2 --runs there --jobs 2"
+    assert call(verb, "r_drop", "--seeds", "1", "2", *options.split()) == (0, "", "")
+    assert together == [[1, 2]] and len(started) == 2
+    for command, seed in zip(sorted(started), "12", strict=True):
+        assert command[1:7] == ["-m", "kdutils", verb, "r_drop", "--seeds", seed]
+        assert {"alpha=1", "k=2", "there", "translation"} <= {*command[7:]} and "--jobs" not in command
+    started.clear()
+    assert call(verb, "r_drop", "--seeds", "1", "2")[0] == 0 and started == []
+
+
 def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
     seen, papers = [], [runner.notebook_of(name).name for name in runner.names()]
     monkeypatch.setattr(runner, "HOME", tmp_path)

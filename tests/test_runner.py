@@ -165,6 +165,21 @@ def test_what_a_killed_runner_left_is_not_taken_for_finished(home, tmp_path, mon
     assert told(output)["seeds"] == [1]
 
 
+def test_lines_that_tell_how_far_a_notebook_is_are_passed_on(home, tmp_path, capfd):
+    lines = ["a table", "translation, seed 1: R-Drop trained in 3 s", "r_drop, seed 1:  40%|####  | 120/300", "8 seeds"]
+    notebook = write_notebook(home, "\n".join(f"print({line!r})" for line in lines))
+    runner.run_notebook(notebook, {}, tmp_path / "runs/x.ipynb")
+    shown = capfd.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith("  ")] == [f"  {lines[1]}", f"  {lines[2]}"]
+
+
+def test_one_seed_is_executed_once(home, tmp_path, monkeypatch):
+    write_notebook(home, TELL)
+    executed = runner.execute("r_drop", seeds=[4], runs=tmp_path / "runs")
+    assert executed.name == "seed-4.ipynb" and told(executed)["seeds"] == [4]
+    assert [path.name for path in (tmp_path / "runs").rglob("*.ipynb")] == ["seed-4.ipynb"]
+
+
 def test_unknown_parameters_are_refused_before_anything_runs(home, tmp_path):
     notebook, output = write_notebook(home, TELL), tmp_path / "runs/03_r_drop.ipynb"
     message = str(failure(notebook, output, seed=1))

@@ -14,33 +14,40 @@ from torch import Tensor
 _answered: dict[str, bool] = {}
 
 
-def check(exercise: str, answer: Any, expected: Any, hint: str = "", rtol: float = 1e-3) -> None:
+def check(exercise: str, answer: Any, expected: Any, hint: str = "") -> None:
     """Prints whether an answer is right; it never raises, so that an unanswered notebook runs to its end.
 
-    An `answer` that is None or ... counts as not given yet. `expected` is the value itself (numbers and
-    arrays are compared to `rtol`) or a predicate that gets the answer. `hint` is printed with a wrong one.
+    An `answer` that is None or ... counts as not given yet. `expected` is the value itself or a predicate that gets the
+    answer. Numbers may be rounded to two decimals, small ones to two digits; float32 is as good as float64, a list as
+    good as a tensor. `hint` is printed with a wrong answer.
     """
     if answer is None or answer is ...:
         print(f"Exercise {exercise}: not answered yet.")
         return
     try:
-        right = bool(expected(answer)) if callable(expected) else _equal(answer, expected, rtol)
-        why = hint
+        right, why = expected(answer) if callable(expected) else _equal(answer, expected), hint
+        if isinstance(right, str):
+            right, why = False, f"{right} {hint}"
     except Exception as error:  # the answer may be any code at all
         right, why = False, f"Checking it raised {type(error).__name__}: {error}. {hint}"
-    _answered[exercise] = right
+    _answered[exercise] = bool(right)
     print(f"Exercise {exercise}: " + ("correct." if right else f"not yet. {why}".rstrip()))
 
 
-def _equal(answer: Any, expected: Any, rtol: float) -> bool:
+def _equal(answer: Any, expected: Any) -> bool | str:
+    """Whether two values agree, or what kind of answer is wanted."""
     if isinstance(expected, str | bool | Mapping | set):
         return answer == expected
     answer, expected = _array(answer), _array(expected)
     if answer.shape != expected.shape:
-        raise ValueError(f"the answer has shape {answer.shape}, expected is {expected.shape}")
-    if answer.dtype.kind in "iufcb" and expected.dtype.kind in "iufcb":
-        return bool(np.allclose(answer, expected, rtol=rtol, atol=rtol * 1e-3))
-    return bool((answer == expected).all())
+        kinds = ["a single number" if one.ndim == 0 else f"shape {one.shape}" for one in (expected, answer)]
+        return f"{kinds[0][0].upper()}{kinds[0][1:]} is wanted, the answer has {kinds[1]}."
+    if answer.dtype.kind not in "iufcb" or expected.dtype.kind not in "iufcb":
+        return bool((answer == expected).all())
+    size = np.abs(expected).astype(float)
+    digit = 10.0 ** np.floor(np.log10(np.where(size > 0, size, 1.0)))  # the place of the first digit
+    rounded = 0.505 * np.minimum(0.01, 0.1 * digit)  # half a unit of the last place that is asked for, and rounding
+    return bool((np.abs(answer - expected) <= np.maximum(rounded, 1e-3 * size)).all())
 
 
 def _array(value: Any) -> np.ndarray:

@@ -9,16 +9,32 @@ IPython and ipywidgets are imported only where they are used, so a machine witho
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from kdutils.core import progress as bars
-from kdutils.core.errors import UserError
+from kdutils.core.errors import UserError, unknown
 from kdutils.notebook import plots
+from kdutils.study.experiment import checked_seeds
+
+# the parameters of the notebooks, and what they are
+KINDS = {
+    "preset": str,
+    "tasks": list,
+    "arms": list,
+    "seeds": list,
+    "overrides": dict,
+    "runs": str,
+    "results": str,
+    "max_minutes": float,
+}
+
 
 # --- where we are -------------------------------------------------------------------------------------------
 
@@ -37,6 +53,48 @@ def progress(over: Iterable | int, description: str = "") -> tqdm:
     bar = bars.progress(len(iterable) if hasattr(iterable, "__len__") else None, description)
     bar.iterable = iterable
     return bar
+
+
+def read_parameters(names: dict[str, Any]) -> None:
+    """Reads and checks a notebook's parameters in its `globals()`, in the cell after them, before anything is computed.
+
+    A command line gives texts: `seeds` "[1, 2]" or 1, `tasks` "translation", `overrides` '{"alpha": 1}', `max_minutes`
+    "5" become what they stand for. Raises UserError for a value of another kind, and for a parameter that papermill
+    was given and the notebook does not have: papermill itself warns and runs the default.
+    """
+    known = [name for name in KINDS if name in names]
+    for cell in (getattr(bars.shell(), "user_ns", None) or {}).get("In", []):
+        if cell.startswith("# Parameters\n"):  # papermill's own cell
+            given = [part.targets[0].id for part in ast.parse(cell).body if isinstance(part, ast.Assign)]
+            for name in given:
+                if name not in known:
+                    raise unknown("parameter", name, known)
+    for name in known:
+        names[name] = _as(KINDS[name], name, names[name])
+    if "seeds" in known:
+        checked_seeds(names["seeds"])
+
+
+def _as(kind: type, name: str, value: Any) -> Any:
+    """A parameter as what it stands for."""
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = [value] if kind is list else value
+    if kind is list:
+        value = [*value] if isinstance(value, list | tuple) else [value]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or value != value:
+        such = {
+            list: "a list, such as [1, 2]",
+            dict: "a dictionary, such as {'alpha': 1}",
+            float: "a number",
+            str: "text",
+        }
+        raise UserError(f"The parameter '{name}' takes {such[kind]}, not {value!r}.")
+    return value
 
 
 # --- showing ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from kdutils.core.errors import UserError, unknown
 from kdutils.core.settings import Settings, Table
 from kdutils.tasks.base import Task
 from kdutils.training.method import Method
+
+PLACES = ("data", "model", "tokenizer", "downstream")  # settings that may name a folder
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,26 @@ def resolve(
             raise unknown("setting", setting, sorted({s for e in wanted for s in e.settings.settings}))
         for taker in takers:
             shares[taker.name][setting] = value
-    return {e.name: e.settings.resolve(preset, shares[e.name]) for e in wanted}
+    resolved = {e.name: e.settings.resolve(preset, shares[e.name]) for e in wanted}
+    return {
+        task: settings.changed(**{name: absolute(settings[name]) for name in PLACES if name in settings})
+        for task, settings in resolved.items()
+    }
+
+
+def absolute(value: Any) -> Any:
+    """A setting that names a folder, or several, with absolute paths; anything else as it is.
+
+    Without that, two projects with a folder `corpus` each would share their runs, and a notebook, which runs in its
+    own folder, would look for another.
+    """
+    if isinstance(value, list):
+        return [absolute(one) for one in value]
+    hub, place = ("hub:", value[4:]) if str(value).startswith("hub:") else ("", str(value))
+    if hub and not place.startswith((".", "/", "~")):
+        return value  # owner/name
+    beginning = os.path.expanduser(place.partition("{pair}")[0])  # there may be a folder for each pair of languages
+    return hub + os.path.abspath(os.path.expanduser(place)) if place and os.path.isdir(beginning) else value
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:

@@ -25,6 +25,7 @@ from kdutils.core.errors import UserError
 from kdutils.core.files import digest, exclusive, read_json, write_json
 from kdutils.core.machine import main_process, peak_memory_mb, provenance, reset_peak_memory, threads
 from kdutils.core.settings import UNHASHED, Settings
+from kdutils.data.corpora import Corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.experiment import Arm, Experiment, Trial, checked_seeds
@@ -59,26 +60,26 @@ def run(
     chosen = [arm for arm in experiment.arms if arm.name in wanted]  # in their order: one may build on another
     if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
         raise UserError("The task was made from other settings: make it from these, or leave it out.")
+    corpus = task.corpus if task else experiment.task.load(settings)
     until = time.monotonic() + 60 * max_minutes if max_minutes else None
     for seed in checked_seeds(seeds):
         place = folder(experiment, settings, runs) / f"seed-{seed}"
-        missing = [arm for arm in chosen if kept.result(place / arm.name) is None]
-        for arm in chosen if main_process() else ():
-            if arm not in missing:
-                clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
-        if task:
-            _check_data(experiment, task, seed, place)
-        if not missing and _recorded(place, chosen):
+        _check_data(experiment, settings, corpus, seed, place)
+        if _recorded(place, chosen):
             print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
             continue
-        task = task or experiment.task(settings)
+        task = task or experiment.task(settings, corpus)
         task.check(seed)
-        _check_data(experiment, task, seed, place)
-        for arm in missing:
+        for arm in chosen:
             task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
-            for arm in missing:
-                _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
+            for arm in chosen:
+                if (
+                    kept.result(place / arm.name) is None
+                ):  # asked with the lock held: another process may have been here
+                    _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
+                elif main_process():
+                    clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
             if main_process():
                 write_json(place / "record.json", _record(experiment, task, seed, place))
     found = finished(experiment, settings, runs)
@@ -133,7 +134,7 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     with threads(task.settings.threads):
         method.teacher = arm.teacher(trial) if arm.teacher else None
         model = arm.start(trial)
-    identity = _identity(experiment, task, arm, seed)
+    identity = _identity(experiment, task.settings, task.corpus, arm, seed)
     reset_peak_memory()
     fitted = kept.train(
         model, method, task.training_batches(seed), recipe, place, seed=seed, cores=task.settings.threads,
@@ -163,17 +164,17 @@ def _tested(task: Task, method: Method, model: PreTrainedModel) -> dict[str, flo
     return {**task.test(model), **{f"test_{name}": score for name, score in own.items()}}
 
 
-def _identity(experiment: Experiment, task: Task, arm: Arm, seed: int) -> str:
+def _identity(experiment: Experiment, settings: Settings, corpus: Corpus, arm: Arm, seed: int) -> str:
     """A digest of all that decides a result: the settings, the arm, the seed and the data themselves."""
-    hashed = {name: value for name, value in task.settings.items() if name not in UNHASHED}
-    return digest(experiment.paper, arm.name, seed, hashed, task.corpus.fingerprint)
+    hashed = {name: value for name, value in settings.items() if name not in UNHASHED}
+    return digest(experiment.paper, arm.name, seed, hashed, corpus.fingerprint)
 
 
-def _check_data(experiment: Experiment, task: Task, seed: int, place: Path) -> None:
+def _check_data(experiment: Experiment, settings: Settings, corpus: Corpus, seed: int, place: Path) -> None:
     """Refuses to mix with results of the same settings but other data: a corpus may change under its name."""
     for arm in experiment.arms:
         found = kept.result(place / arm.name)
-        if found is not None and found.get("identity") != _identity(experiment, task, arm, seed):
+        if found is not None and found.get("identity") != _identity(experiment, settings, corpus, arm, seed):
             where = os.path.relpath(place)
             raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
 
@@ -194,9 +195,10 @@ def _metrics(model: PreTrainedModel, fitted: Fitted, scores: dict[str, float]) -
 
 
 def _recorded(place: Path, arms: Sequence[Arm]) -> bool:
-    """Whether the record holds these arms; a run killed after the last of them has not written it yet."""
+    """Whether all arms are finished and in the record; a run killed after the last of them has not written it yet."""
     record = place / "record.json"
-    return record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
+    finished = all(kept.result(place / arm.name) is not None for arm in arms)
+    return finished and record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
 
 
 def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Record:
@@ -208,7 +210,7 @@ def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Recor
         "paper": experiment.paper,
         "task": experiment.name,
         "preset": settings.preset,
-        "settings": dict(settings),
+        "settings": {**settings, **settings.overrides},  # a folder as it was named, not where it lies on this machine
         "overrides": settings.overrides,
         "seed": seed,
         "arms": {name: result for name, result in found.items() if result is not None},

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches as b
+from kdutils.data.corpora import Corpus
 from kdutils.training.loop import Recipe
 
 DATA = (
@@ -50,13 +51,20 @@ class Task:
     monitor, larger_is_better = "loss", False
     headline = "test_loss"  # the metric that results are compared by
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus | None = None) -> None:
         self.settings = settings
-        self.corpus = self._load()
+        self.corpus = corpus or self._load()
         self.tokenizer = self._tokenizer()
         self.examples = {split: self._examples(split) for split in self.corpus.splits}
         too_long = (f"{split}: {examples.note}" for split, examples in self.examples.items() if examples.note)
         self.notes = (*self.corpus.notes, *too_long)
+
+    @classmethod
+    def load(cls, settings: Settings) -> Corpus:
+        """The corpus alone, without a tokenizer: by its fingerprint a finished run is recognised."""
+        task = cls.__new__(cls)
+        task.settings = settings
+        return task._load()
 
     def check(self, seed: int) -> None:
         """Raises UserError for what the training or the test would stumble over, before it costs any time."""

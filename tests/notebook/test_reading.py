@@ -19,6 +19,7 @@ from kdutils import notebook
 from kdutils.core.errors import UserError
 from kdutils.losses.divergences import symmetric_kl
 from kdutils.notebook import agree, exercises, plots, reading
+from tests.tiny import one_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -220,6 +221,54 @@ def test_play_refuses_static_values_that_do_not_fit_the_controls(shown):
     assert shown == []
 
 
+# --- parameters ----------------------------------------------------------------------------------------------
+
+
+def typed(monkeypatch, injected: str = "", **names) -> dict:
+    """The globals of a notebook after its parameters were read, as if papermill had injected a cell."""
+    shell = types.SimpleNamespace(user_ns={"In": ["", "preset = 'demo'", injected]})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    reading.read_parameters(names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("seeds", "[1, 2]", [1, 2]), ("seeds", 1, [1]), ("seeds", "3", [3]), ("seeds", (4, 5), [4, 5]),
+        ("tasks", "translation", ["translation"]), ("tasks", '["translation"]', ["translation"]),
+        ("overrides", '{"alpha": 1}', {"alpha": 1}), ("max_minutes", "5", 5.0), ("max_minutes", 2, 2.0),
+        ("runs", "somewhere", "somewhere"), ("preset", "study", "study"),
+    ],
+)  # fmt: skip
+def test_parameters_are_read_as_what_they_stand_for(monkeypatch, name, given, read):
+    found = typed(monkeypatch, **{name: given})[name]
+    assert found == read and type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("max_minutes", "abc"), ("max_minutes", float("nan")), ("max_minutes", True), ("overrides", "alpha=1"),
+        ("overrides", [1]), ("runs", 3), ("preset", None), ("overrides", "[1"),
+    ],
+)  # fmt: skip
+def test_parameters_of_another_kind_are_refused_in_one_sentence(monkeypatch, name, given):
+    with pytest.raises(UserError) as caught:
+        typed(monkeypatch, **{name: given})
+    assert one_sentence(caught.value).startswith(f"The parameter '{name}' takes ")
+
+
+def test_a_parameter_that_the_notebook_does_not_have_is_refused(monkeypatch):
+    names = {"preset": "demo", "seeds": [1], "fetch": ["left by another cell"]}
+    assert typed(monkeypatch, "# Parameters\nseeds = [1]\n", **names) == names
+    with pytest.raises(UserError) as caught:
+        typed(monkeypatch, "# Parameters\nseeds = [1]\nalpha = 1\n", **names)
+    assert one_sentence(caught.value).startswith("There is no parameter 'alpha'. Known: preset, seeds.")
+    with pytest.raises(UserError, match="no parameter 'sedes'. Did you mean 'seeds'"):
+        typed(monkeypatch, "# Parameters\nsedes = [1]\n", **names)
+
+
 # --- exercises ----------------------------------------------------------------------------------------------
 
 
@@ -231,7 +280,19 @@ def test_play_refuses_static_values_that_do_not_fit_the_controls(shown):
         (2.0004, 2.0, "correct"),
         (2.1, 2.0, "not yet. Look at Eq. (4)"),
         (torch.tensor([1.0, 2.0], requires_grad=True), [1, 2], "correct"),
-        (torch.zeros(2), 0.0, "not yet. Checking it raised ValueError: the answer has shape (2,)"),
+        (torch.zeros(2), 0.0, "not yet. A single number is wanted, the answer has shape (2,). Look at Eq. (4)."),
+        ([1, 2], [1, 2, 3], "not yet. Shape (3,) is wanted, the answer has shape (2,)."),
+        (0.439, 0.43944, "correct"),
+        (0.44, 0.43944, "correct"),
+        (0.43, 0.43944, "not yet. Look"),
+        (torch.tensor(0.43944, dtype=torch.float32), 0.4394449154, "correct"),
+        (0.0032, 0.00318, "correct"),
+        (0.0033, 0.00318, "not yet. Look"),
+        (1.2, 1.25, "not yet. Look"),
+        (0.0, 0.004, "not yet. Look"),
+        (960.5, 960.0, "correct"),
+        (8, 7, "not yet. Look"),
+        ((4, 5), [4, 5], "correct"),
         ("teacher", "teacher", "correct"),
         (1, True, "correct"),
         (lambda x: x + 1, lambda f: f(1) == 2, "correct"),

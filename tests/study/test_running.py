@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from kdutils.core.errors import Paused, UserError
 from kdutils.core.files import exclusive, read_json
 from kdutils.papers.r_drop.experiment import EXPERIMENTS
-from kdutils.study.experiment import Arm, Experiment, resolve
+from kdutils.study.experiment import Arm, Experiment, absolute, resolve
 from kdutils.study.running import finished, folder, load_model, run
 from kdutils.training.method import Method
 from tests import tiny
@@ -118,6 +119,81 @@ def test_what_is_finished_is_loaded_and_says_so(runs, capsys, monkeypatch):
     assert everything(runs) == before
 
 
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_results_on_data_that_changed_are_not_loaded(classification_folder, tmp_path, change, capsys):
+    chosen = settings(data=str(classification_folder), train_rows=0, vocab_size=60, updates=2)
+    run(CLASSIFICATION, chosen, [1], tmp_path / "runs", ["baseline"])
+    before = everything(tmp_path / "runs")
+    file = classification_folder / "test.jsonl"
+    if change == "edited":
+        file.write_text(file.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    else:
+        shutil.rmtree(classification_folder)
+    capsys.readouterr()
+    with pytest.raises(UserError) as caught:
+        run(CLASSIFICATION, chosen, [1], tmp_path / "runs", ["baseline"])
+    wanted = {"edited": "The data changed since", "deleted": str(classification_folder)}[change]
+    assert wanted in one_sentence(caught.value) and "loaded from" not in capsys.readouterr().out
+    assert everything(tmp_path / "runs") == before
+
+
+def test_an_arm_that_another_process_finished_meanwhile_is_not_trained_again(runs, tmp_path, monkeypatch):
+    """It is asked with the lock held: between the first look and the lock another process may have been there."""
+    shutil.copytree(runs, tmp_path / "runs")
+    place = folder(CLASSIFICATION, TRAINED, tmp_path / "runs") / "seed-1"
+    finished_meanwhile = (place / "r_drop/result.json").rename(tmp_path / "result.json")
+    lock = exclusive
+
+    def late(*arguments, **options):
+        finished_meanwhile.rename(place / "r_drop/result.json")
+        return lock(*arguments, **options)
+
+    monkeypatch.setattr("kdutils.study.running.exclusive", late)
+    monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained again"))
+    (record,) = run(CLASSIFICATION, TRAINED, [1], tmp_path / "runs", ARMS)
+    assert set(record["arms"]) == set(ARMS)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_weights_that_changed_since_they_were_trained_are_refused(runs, tmp_path, damage):
+    shutil.copytree(runs, tmp_path / "runs")
+    file = folder(CLASSIFICATION, TRAINED, tmp_path / "runs") / "seed-1/r_drop/model/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content) if damage == "flipped" else file.unlink()
+    with pytest.raises(UserError) as caught:
+        load_model(CLASSIFICATION, TRAINED, "r_drop", 1, tmp_path / "runs")
+    assert "delete the folder" in one_sentence(caught.value) and str(file) in str(caught.value)
+    load_model(CLASSIFICATION, TRAINED, "baseline", 1, tmp_path / "runs")
+
+
+def test_a_folder_of_another_project_by_the_same_name_has_runs_of_its_own(translation_folder, tmp_path, monkeypatch):
+    places = []
+    for project in ("one", "other"):
+        shutil.copytree(translation_folder, tmp_path / project / "corpus")
+        monkeypatch.chdir(tmp_path / project)
+        for named in ("corpus", "./corpus", f"{tmp_path}/{project}/corpus"):
+            chosen = settings("translation", data=named)
+            assert chosen.overrides["data"] == named and chosen.data == str(tmp_path / project / "corpus")
+            places.append(folder(TRANSLATION, chosen, "runs"))
+    assert len(set(places)) == 2 and places[0] == places[2] != places[3]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("demo", "demo"), ("hub:owner/name", "hub:owner/name"), ("bert-base-uncased", "bert-base-uncased"), ("", ""),
+        ("there", "{here}/there"), ("hub:./there", "hub:{here}/there"), (["there", "demo"], ["{here}/there", "demo"]),
+        ("there/{pair}", "{here}/there/{pair}"), ("hub:owner/{pair}", "hub:owner/{pair}"), (7, 7),
+    ],
+)  # fmt: skip
+def test_settings_that_name_a_folder_are_absolute(typed, meant, tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    fill = lambda value: value.replace("{here}", str(tmp_path)) if isinstance(value, str) else value  # noqa: E731
+    assert absolute(typed) == ([fill(one) for one in meant] if isinstance(meant, list) else fill(meant))
+
+
 def test_a_missing_arm_is_added_later_and_the_others_stay(tmp_path):
     first = run(CLASSIFICATION, TRAINED, [1], tmp_path, ["r_drop"])
     assert set(first[0]["arms"]) == {"r_drop"}
@@ -129,8 +205,6 @@ def test_a_missing_arm_is_added_later_and_the_others_stay(tmp_path):
 
 
 def test_a_run_killed_before_its_record_was_written_gets_one(runs, tmp_path):
-    import shutil
-
     shutil.copytree(runs, tmp_path / "runs")
     place = folder(CLASSIFICATION, TRAINED, tmp_path / "runs") / "seed-1"
     expected = read_json(place / "record.json")
