@@ -88,14 +88,14 @@ class FixedTeacher:
             raise UserError(f"The words of a teacher must be {wanted}, not {tuple(words.shape)}.")
         self.banned = None if words is None else ~words.bool().to(logits.device)
 
-    def log_probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        """log q (n, V) of some positions before top-K, -inf for words that it does not use."""
+    def scores(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """The logits (n, V) of some positions, -inf for words that it does not use."""
         z = self.logits[rows].to(dtype)
-        return (z if self.banned is None else z.masked_fill(self.banned, -math.inf)).log_softmax(-1)
+        return z if self.banned is None else z.masked_fill(self.banned, -math.inf)
 
     def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """q (n, V) of some positions."""
-        q = self.log_probabilities(rows, dtype).exp_()
+        q = self.scores(rows, dtype).softmax(-1)
         if not self.top_k or self.top_k >= q.shape[-1]:
             return q
         largest = q.topk(self.top_k, dim=-1)
@@ -128,8 +128,8 @@ def gated_distillation(
         flat = logits.reshape(-1, logits.shape[-1])
         for some in slices(rows, 2 * logits.shape[-1], logits.device):
             places = targets.reshape(-1)[some, None]
-            for i, logs in enumerate((flat[some].log_softmax(-1, dtype=exact), teacher.log_probabilities(some, exact))):
-                right[i, some] = logs.gather(-1, places)[:, 0]
+            for i, z in enumerate((flat[some].to(exact), teacher.scores(some, exact))):
+                right[i, some] = z.log_softmax(-1).gather(-1, places)[:, 0]
         # b g_t: (N,)
         numbers = torch.arange(len(flat), device=logits.device)[rows]
         shares = torch.zeros_like(right[0]).index_copy(0, numbers, b * gates(*right[:, rows], numbers))

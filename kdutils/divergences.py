@@ -177,16 +177,17 @@ class _XDivergence(Formula):
     """(1/K) sum_k <p_k, d_k> with d_k = log p_k - mean_k log p_k."""
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
-        return (logp.exp() * _centred(logp)).sum(-1).mean(0)
+        apart, share = _centred(logp)
+        return (share * (logp.exp() * apart).sum(-1, keepdim=True)).mean(0)[..., 0]
 
     def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        # d_k: (K, n, V)
-        d = _centred(logp)
+        # d_k and p_k - mean_k p_k, both over the same share_k: (K, n, V), or (n, V) for two passes
+        (d, share), (c, _) = _centred(logp), _centred(p)
         # <p_k, d_k>: (K, n, 1)
         expected = (p * d).sum(-1, keepdim=True)
         # [(p_k - mean_k p_k) + p_k (d_k - <p_k, d_k>)] / K: (K, n, V)
-        slope = _centred(p).addcmul_(p, d.sub_(expected)).div_(len(p))
-        return expected.mean(0)[..., 0], slope
+        slope = torch.addcmul(c, p, d - expected).mul_(share / len(p))
+        return (share * expected).mean(0)[..., 0], slope
 
 
 class _JensenShannon(Formula):
@@ -305,11 +306,11 @@ class _Rowwise(torch.autograd.Function):
         grads = [new(z, dtype=kind) if want else None for z, kind, want in zip(logits, kinds, wanted, strict=True)]
         with torch.autocast(values.device.type, enabled=False):
             for some in slices(rows, sum(z.shape[0] * z.shape[-1] for z in logits), values.device):
-                logs = [z[:, some].log_softmax(-1, dtype=exact) for z in logits]
+                logs, ps = zip(*(log_and_probabilities(z[:, some].to(exact)) for z in logits), strict=True)
                 if not any(wanted):
                     values[some] = formula.value(some, *logs)
                     continue
-                values[some], *slopes = formula.value_and_slope(some, *logs, *(log.exp() for log in logs))
+                values[some], *slopes = formula.value_and_slope(some, *logs, *ps)
                 for grad, slope in zip(grads, slopes, strict=True):
                     if grad is not None:
                         grad[:, some] = slope.to(grad.dtype)
@@ -323,6 +324,13 @@ class _Rowwise(torch.autograd.Function):
         if outer.ndim and isinstance(ctx.rows, Tensor):  # factors of rows that do not count may be anything
             outer = torch.zeros_like(outer).index_copy(0, ctx.rows, outer[ctx.rows])
         return (None, None, None, *scaled(ctx.saved_tensors, outer[:, None] if outer.ndim else outer, ctx.kinds))
+
+
+def log_and_probabilities(z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p and p of rows of logits (..., V), by one exponential; what all of a row have in common goes exactly."""
+    p = z.softmax(-1)
+    # log p(v) = (z(v) - max z) + log max p: (..., V)
+    return (z - z.amax(-1, keepdim=True)).add_(p.amax(-1, keepdim=True).log_()), p
 
 
 def scaled(grads: Iterable[Tensor | None], outer: Tensor, kinds: Sequence[torch.dtype]) -> list[Tensor | None]:
@@ -378,13 +386,12 @@ def precision(*given: Tensor) -> torch.dtype:
     return functools.reduce(torch.promote_types, (one.dtype for one in given), torch.float32)
 
 
-def _centred(x: Tensor) -> Tensor:
-    """x_k - mean_k x_k, exactly 0 when all passes are identical (hence the detour over the first pass)."""
-    if len(x) == 2:  # the common case in a third of the memory traffic
-        half = (x[0] - x[1]).mul_(0.5)
-        return torch.stack([half, -half])
-    x = x - x[:1]
-    return x - x.mean(0)
+def _centred(x: Tensor) -> tuple[Tensor, Tensor | float]:
+    """(y, share) with share_k y_k = x_k - mean_k x_k, exactly 0 when all passes are identical."""
+    if len(x) == 2:  # one half of their difference each, so a single y is enough: half of the memory traffic
+        return x[0] - x[1], 0.5 - torch.arange(2, dtype=x.dtype, device=x.device)[:, None, None]
+    x = x - x[:1]  # or else identical passes would differ from their mean by its rounding
+    return x - x.mean(0), 1.0
 
 
 def _expected(p: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
