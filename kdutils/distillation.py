@@ -91,7 +91,7 @@ class FixedTeacher:
     def scores(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """The logits (n, V) of some positions, -inf for words that it does not use."""
         z = self.logits[rows].to(dtype)
-        return z if self.banned is None else z.masked_fill(self.banned, -math.inf)
+        return z if self.banned is None else torch.where(self.banned, -math.inf, z)
 
     def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """q (n, V) of some positions."""
