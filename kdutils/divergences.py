@@ -95,10 +95,10 @@ def label_smoothed_nll(
 class Formula:
     """An objective at single positions; a new one needs its `value` only.
 
-    >>> class Renyi(Formula):                                  # of order 2: log sum_v p(v)^2 / q(v)
+    >>> class Hellinger(Formula):                              # squared: 1 - sum_v sqrt(p(v) q(v))
     ...     def value(self, rows, logp, logq):
-    ...         return (2 * logp - logq).logsumexp(-1)[0]
-    >>> rowwise(Renyi(), (p_logits[None], q_logits[None])).backward()
+    ...         return 1 - ((logp + logq) / 2).exp().sum(-1)[0]
+    >>> rowwise(Hellinger(), (p_logits[None], q_logits[None])).backward()
 
     `rows` says which of the flat positions a slice holds, as a slice or as numbers (n,): whoever has targets looks
     them up. What it is given must not be changed.
@@ -109,9 +109,9 @@ class Formula:
         raise NotImplementedError
 
     def value_and_slope(self, rows: Tensor | slice, *logs_and_probabilities: Tensor) -> tuple[Tensor, ...]:
-        """The loss (n,) and, for each tensor of logits, its derivative (K, n, V); here by autograd, on the slice only.
+        """The loss (n,) and, for each tensor of logits, its derivative (K, n, V), a new tensor; here by autograd.
 
-        The log-probabilities are followed by their exponentials.
+        The log-probabilities of the slice are followed by their exponentials.
         """
         half = len(logs_and_probabilities) // 2
         with torch.enable_grad():
@@ -191,20 +191,12 @@ class _XDivergence(Formula):
 
 
 class _JensenShannon(Formula):
-    """(1/K) sum_k <p_k, f_k> with f_k = log p_k - log mean_k p_k; the slope through the mean cancels."""
+    """(1/K) sum_k <p_k, f_k> with f_k = log p_k - log mean_k p_k."""
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
-        return (logp.exp() * self._ratio(logp)).sum(-1).mean(0)
-
-    def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        # <p_k, f_k>: (K, n), and p_k (f_k - <p_k, f_k>): (K, n, V)
-        expected, slope = _expected(p, self._ratio(logp))
-        return expected.mean(0), slope.div_(len(p))
-
-    @staticmethod
-    def _ratio(logp: Tensor) -> Tensor:
         # f_k: (K, n, V)
-        return logp - (logp.logsumexp(0) - math.log(logp.shape[0]))
+        f = logp - (logp.logsumexp(0) - math.log(len(logp)))
+        return (logp.exp() * f).sum(-1).mean(0)
 
 
 class _Kl(Formula):
@@ -219,10 +211,11 @@ class _Kl(Formula):
     def value_and_slope(
         self, rows: Tensor | slice, logp: Tensor, logq: Tensor, p: Tensor, q: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # <p, f>: (1, n), and p (f - <p, f>): (1, n, V)
-        expected, by_p = _expected(p, self._f(logp, logq))
-        # by the logits of q, q - p: (1, n, V)
-        return expected[0], by_p, q - p
+        # f: (1, n, V), and <p, f>: (1, n, 1)
+        f = self._f(logp, logq)
+        expected = (p * f).sum(-1, keepdim=True)
+        # by the logits of p, p (f - <p, f>), and by those of q, q - p: (1, n, V)
+        return expected[0, :, 0], f.sub_(expected).mul_(p), q - p
 
     def _f(self, logp: Tensor, logq: Tensor) -> Tensor:
         return logp - logq if self.entropy else -logq
@@ -392,12 +385,6 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor | float]:
         return x[0] - x[1], 0.5 - torch.arange(2, dtype=x.dtype, device=x.device)[:, None, None]
     x = x - x[:1]  # or else identical passes would differ from their mean by its rounding
     return x - x.mean(0), 1.0
-
-
-def _expected(p: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """<p, f>, and its derivative by the logits of p for fixed f: p (f - <p, f>). Overwrites f."""
-    expected = (p * f).sum(-1, keepdim=True)
-    return expected[..., 0], f.sub_(expected).mul_(p)
 
 
 def _same_shape(a: Tensor, b: Tensor) -> None:
