@@ -9,14 +9,23 @@ No gradient reaches the teacher. Masks and reductions are those of `kdutils.loss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdutils.core.errors import UserError
-from kdutils.losses.divergences import CELLS_AT_ONCE, kl_divergence
+from kdutils.losses.divergences import (
+    Formula,
+    check_places,
+    counted_rows,
+    kl_divergence,
+    precision,
+    reduced,
+    rowwise,
+    slices,
+)
 
 
 def soft_target_loss(
@@ -34,8 +43,10 @@ def soft_target_loss(
     teacher. Raises UserError for a temperature that is not above 0.
     """
     check_temperature(temperature)
-    exact = torch.promote_types(torch.promote_types(student_logits.dtype, teacher_logits.dtype), torch.float32)
+    exact = precision(student_logits, teacher_logits)
+    # z / T of student and teacher: (..., V)
     student, teacher = (z.to(exact) / temperature for z in (student_logits, teacher_logits.detach()))
+    # T^2 KL(p || q), reduced
     return temperature**2 * kl_divergence(teacher, student, mask, reduction)
 
 
@@ -50,12 +61,11 @@ def cosine_loss(
     if student_hidden.shape != teacher_hidden.shape:
         shapes = f"{tuple(student_hidden.shape)} and {tuple(teacher_hidden.shape)}"
         raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
-    if mask is not None and mask.shape != student_hidden.shape[:-1]:
-        shapes = f"{tuple(mask.shape)}, the positions have {tuple(student_hidden.shape[:-1])}"
-        raise UserError(f"The mask has shape {shapes}.")
+    check_places(student_hidden.shape[:-1], mask, reduction)
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
     counted = torch.ones(student_hidden.shape[:-1], dtype=torch.bool) if mask is None else mask.bool()
     counted = counted.to(student_hidden.device)
+    # 1 - cos(h, h') at the positions that count: (n,)
     apart = 1.0 - F.cosine_similarity(
         student_hidden[counted].to(exact), teacher_hidden[counted].detach().to(exact), dim=-1
     )
@@ -79,14 +89,13 @@ class FixedTeacher:
         self.banned = None if words is None else ~words.bool().to(logits.device)
 
     def scores(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
-        """The logits of some positions, -inf for words that it does not use."""
+        """The logits (n, V) of some positions, -inf for words that it does not use."""
         z = self.logits[rows].to(dtype)
-        return z if self.banned is None else z.masked_fill(self.banned, -math.inf)
+        return z if self.banned is None else torch.where(self.banned, -math.inf, z)
 
-    def probabilities(self, rows: Tensor | slice, norms: Tensor) -> Tensor:
-        """q of some positions, from what `_norms` says of their logits."""
-        q = _log_probabilities(self.logits[rows].to(norms.dtype), norms)
-        q = (q if self.banned is None else q.masked_fill_(self.banned, -math.inf)).exp_()
+    def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
+        """q (n, V) of some positions."""
+        q = self.scores(rows, dtype).softmax(-1)
         if not self.top_k or self.top_k >= q.shape[-1]:
             return q
         largest = q.topk(self.top_k, dim=-1)
@@ -94,7 +103,7 @@ class FixedTeacher:
 
 
 def gated_distillation(
-    nll: object,
+    nll: Formula,
     logits: Tensor,
     targets: Tensor,
     teacher: FixedTeacher,
@@ -107,84 +116,48 @@ def gated_distillation(
 
     logits (..., V); targets and mask (...). gates(p*, q*, rows) gives g (n,) from the log-probabilities of the right
     words under student and teacher at the n counted positions, whose flat numbers are `rows`; it has no gradient.
-    weights: (a, b). Logits are read in slices, and the gradient is made while they are at hand, so that it is all
-    that is kept of their size. Only the student's logits have a gradient. Raises UserError for an unknown reduction
-    or a mask of another shape.
+    weights: (a, b). Only the student's logits have a gradient. Raises UserError for an unknown reduction or a mask of
+    another shape.
     """
-    if mask is not None and mask.shape != targets.shape:
-        raise UserError(f"The mask has shape {tuple(mask.shape)}, the positions have {tuple(targets.shape)}.")
-    flat, right = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    rows = torch.arange(len(right), device=right.device) if mask is None else mask.reshape(-1).nonzero()[:, 0]
+    check_places(targets.shape, mask, reduction)
+    rows, (a, b), exact = counted_rows(targets.shape, mask), weights, precision(logits, teacher.logits)
     nll.check(rows, logits.shape[-1])
-    values = _GatedDistillation.apply(nll, right, teacher, gates, weights, rows, flat)
-    return values.reshape(targets.shape) if reduction == "none" else reduced(values[rows], reduction)
+    # log p*, log q*: (2, N), zeros where nothing counts; a gate may need those of a whole sentence
+    right = logits.new_zeros(2, targets.numel(), dtype=exact)
+    with torch.no_grad():
+        flat = logits.reshape(-1, logits.shape[-1])
+        for some in slices(rows, 2 * logits.shape[-1], logits.device):
+            places = targets.reshape(-1)[some, None]
+            for i, z in enumerate((flat[some].to(exact), teacher.scores(some, exact))):
+                right[i, some] = z.log_softmax(-1).gather(-1, places)[:, 0]
+        # b g_t: (N,)
+        numbers = torch.arange(len(flat), device=logits.device)[rows]
+        shares = torch.zeros_like(right[0]).index_copy(0, numbers, b * gates(*right[:, rows], numbers))
+    if exact == torch.float64:
+        logits = logits.double()  # beside a teacher in double
+    return rowwise(_Gated(nll, teacher, a, shares), (logits[None],), mask, reduction)
 
 
-class _GatedDistillation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, nll, right, teacher, gates, weights, rows, logits):
-        exact = torch.promote_types(torch.promote_types(logits.dtype, teacher.logits.dtype), torch.float32)
-        slices = list(_slices(rows, logits))
-        norms = logits.new_zeros(2, 2, len(rows), dtype=exact)  # of student and teacher
-        gold = logits.new_zeros(2, len(rows), dtype=exact)  # log-probability of the right word
-        for some, place in slices:
-            for i, z in enumerate((logits[place].to(exact), teacher.scores(place, exact))):
-                at_gold = z.gather(-1, right[rows[some], None])
-                norms[i, :, some] = _norms(z)
-                gold[i, some] = _log_probabilities(at_gold, norms[i, :, some])[:, 0]
-        a, b, g = *weights, gates(*gold, rows)
-        # float16 has no room for a slope that a loss scale has not yet enlarged
-        kind = exact if logits.dtype == torch.float16 else logits.dtype
-        values, wanted = logits.new_zeros(len(logits), dtype=exact), ctx.needs_input_grad[-1]
-        grad = torch.zeros_like(logits, dtype=kind) if wanted else None
-        for some, place in slices:
-            logp = _log_probabilities(logits[place].to(exact), norms[0, :, some])
-            p, q, share = logp.exp(), teacher.probabilities(place, norms[1, :, some]), b * g[some]
-            values[place] = a * nll.value(place, logp[None]) - share * (q * logp).sum(-1)
-            if wanted:
-                (slope,) = nll.slope(place, logp[None], p[None])
-                mass = q.sum(-1, keepdim=True) if teacher.top_k else 1.0  # of the K words that are kept
-                grad[place] = slope[0].mul_(a).add_(p.mul_(mass).sub_(q).mul_(share[:, None])).to(kind)
-        ctx.save_for_backward(grad)
-        ctx.kind = logits.dtype
-        return values
+class _Gated(Formula):
+    """a CE(p, y) - b g_t <q, log p> for shares b g_t (N,) of a fixed teacher's q."""
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, outer: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
-        return (*[None] * 6, (grad * outer[:, None]).to(ctx.kind))
+    def __init__(self, nll: Formula, teacher: FixedTeacher, a: float, shares: Tensor) -> None:
+        self.nll, self.teacher, self.a, self.shares, self.check = nll, teacher, a, shares, nll.check
 
+    def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        q = self.teacher.probabilities(rows, logp.dtype)
+        return self.a * self.nll.value(rows, logp) - self.shares[rows] * (q * logp[0]).sum(-1)
 
-def _norms(z: Tensor) -> Tensor:
-    """The largest of each row of logits, and the log of the sum of exponentials beside it, (2, n)."""
-    top = z.amax(-1)
-    return torch.stack([top, (z - top[:, None]).exp_().sum(-1).log_()])
-
-
-def _log_probabilities(z: Tensor, norms: Tensor) -> Tensor:
-    """log softmax of rows whose `_norms` are known; what all of a row have in common is taken off exactly."""
-    return (z - norms[0, :, None]).sub_(norms[1, :, None])
-
-
-def _slices(rows: Tensor, logits: Tensor) -> Iterator[tuple[slice, Tensor | slice]]:
-    """Cuts the counted rows into pieces: which of them, and where they lie (in one run, if nothing is left out)."""
-    step = max(1, CELLS_AT_ONCE.get(logits.device.type, 2**25) // max(1, 2 * logits.shape[-1]))
-    for start in range(0, len(rows), step):
-        some = slice(start, min(start + step, len(rows)))
-        yield some, some if len(rows) == len(logits) else rows[some]
-
-
-def reduced(values: Tensor, reduction: str) -> Tensor:
-    """Losses of single positions as their "mean" or "sum" (0 for no position), or as they are ("none").
-
-    Raises UserError for another reduction.
-    """
-    if reduction not in ("mean", "sum", "none"):
-        raise UserError(f"There is no reduction '{reduction}'. Known: mean, sum, none.")
-    if reduction == "none":
-        return values
-    return values.sum() / (max(values.numel(), 1) if reduction == "mean" else 1)
+    def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        # q: (n, V), and b g: (n, 1)
+        q, share = self.teacher.probabilities(rows, logp.dtype), self.shares[rows, None]
+        # a CE - b g <q, log p>: (n,)
+        nll, slope = self.nll.value_and_slope(rows, logp, p)
+        value = self.a * nll - (share * (q * logp[0]).sum(-1, keepdim=True))[:, 0]
+        # sum_v q(v), less than 1 if only the K largest are kept: (n, 1)
+        mass = q.sum(-1, keepdim=True) if self.teacher.top_k else 1.0
+        # a (slope of CE) + b g (mass p - q): (1, n, V)
+        return value, slope.mul_(self.a).addcmul_(p, share * mass).addcmul_(q, share, value=-1)
 
 
 def check_temperature(temperature: float) -> None:

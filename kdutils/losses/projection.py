@@ -11,13 +11,12 @@ projection is computed once; the gradient is made in the forward pass, while the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdutils.core.errors import UserError
+from kdutils.losses.divergences import log_and_probabilities, precision, scaled, slices
 
 CELLS_AT_ONCE = {"cpu": 2**22, "cuda": 2**25}  # logits of a slice: wide enough for a fast matrix product
 
@@ -44,42 +43,47 @@ def projected_losses(
     autocast the matrix products take its precision. Raises UserError on shapes that do not match.
     """
     _check(hidden, head, teacher_hidden, teacher_head, targets, soft, hard, temperature)
-    teacher = (None, None, None)
+    student, teacher = (hidden, head.weight, head.bias), (None, None, None)
     if soft:
-        teacher = (teacher_hidden.detach(), teacher_head.weight.detach(), _detached(teacher_head.bias))
-    settings = (float(soft), float(hard), float(temperature))
-    return _Projected.apply(settings, targets, *teacher, hidden, head.weight, head.bias)
+        teacher = [_detached(one) for one in (teacher_hidden, teacher_head.weight, teacher_head.bias)]
+    if not torch.is_grad_enabled():  # where nothing can be learned, nothing has a slope
+        student = [_detached(one) for one in student]
+    return _Projected.apply((float(soft), float(hard), float(temperature)), targets, *teacher, *student)
 
 
 class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(ctx, settings, targets, teacher_hidden, teacher_weight, teacher_bias, hidden, weight, bias):
         soft, hard, temperature = settings
-        exact = torch.promote_types(hidden.dtype, torch.float32)
-        kind = _product_type(hidden)
+        exact, kind = precision(hidden), _product_type(hidden)
         inputs, matrix = hidden.to(kind), weight.to(kind)
         teacher = None if teacher_hidden is None else (teacher_hidden.to(kind), teacher_weight.to(kind))
+        # soft_sum, hard_sum: (2,)
         sums = hidden.new_zeros(2, dtype=exact)
+        learns = any(ctx.needs_input_grad)
         grads = [torch.zeros_like(one, dtype=exact) if one is not None and wanted else None
                  for one, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[5:], strict=True)]  # fmt: skip
         # slopes are kept near 1 in the matrix products, since float16 has no room for 1 / N, and scaled afterwards
         unit = max(soft * temperature, hard) or 1.0
         with torch.autocast(hidden.device.type, enabled=False):
-            for some in _slices(len(hidden), weight):
+            for some in slices(slice(0, len(hidden)), len(weight), hidden.device, CELLS_AT_ONCE):
+                # z = W h + b: (n, V)
                 logits = _affine(inputs[some], matrix, bias).to(exact)
-                slope = torch.zeros_like(logits) if not soft else None
+                slope = torch.zeros_like(logits) if learns and not soft else None
                 if soft:
+                    # z' of the teacher: (n, V)
                     theirs = _affine(teacher[0][some], teacher[1], teacher_bias).to(exact)
                     value, slope = _soft(logits, theirs, temperature, soft * temperature / unit)
                     sums[0] += value
                 if hard:
-                    sums[1] += _add_hard(slope, logits, targets[some], hard / unit)
-                _add_products(grads, some, slope, inputs[some], matrix)
+                    sums[1] += _add_hard(slope if learns else None, logits, targets[some], hard / unit)
+                if learns:
+                    _add_products(grads, some, slope, inputs[some], matrix)
         for grad in grads:
             if grad is not None:
                 grad.mul_(unit)
         ctx.save_for_backward(*grads)
-        ctx.types = [one.dtype if one is not None else None for one in (hidden, weight, bias)]
+        ctx.kinds = [one.dtype if one is not None else None for one in (hidden, weight, bias)]
         parts = (sums[0].clone(), sums[1].clone())
         ctx.mark_non_differentiable(*parts)
         return soft * sums[0] + hard * sums[1], *parts
@@ -87,31 +91,27 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
-        grads = (
-            None if grad is None else (grad * outer).to(kind)
-            for grad, kind in zip(ctx.saved_tensors, ctx.types, strict=True)
-        )
-        return (None, None, None, None, None, *grads)
+        return (*[None] * 5, *scaled(ctx.saved_tensors, outer, ctx.kinds))
 
 
 def _soft(logits: Tensor, theirs: Tensor, temperature: float, weight: float) -> tuple[Tensor, Tensor]:
     """T^2 times the summed KL of a slice, and `weight` times (q - p), which is its slope divided by T."""
-    log_q, log_p = ((z / temperature).log_softmax(-1) for z in (logits, theirs))
-    p = log_p.exp()
-    value = (p * (log_p - log_q)).sum() * temperature**2
-    return value, log_q.exp_().sub_(p).mul_(weight)
+    # log q, q of the student, log p, p of the teacher at temperature T: (n, V)
+    (log_q, q), (log_p, p) = (log_and_probabilities(z / temperature) for z in (logits, theirs))
+    # T^2 sum_n sum_v p (log p - log q)
+    value = log_p.sub_(log_q).mul_(p).sum() * temperature**2
+    return value, q.sub_(p).mul_(weight)
 
 
-def _add_hard(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+def _add_hard(slope: Tensor | None, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
     """The cross-entropy of the rows that have a target, summed; adds `weight` times its slope to those rows."""
     rows = (targets >= 0).nonzero()[:, 0]
-    wanted = targets[rows]
-    log_q = logits[rows].log_softmax(-1)
-    value = -log_q.gather(-1, wanted[:, None]).sum()
-    theirs = log_q.exp_()
-    theirs[torch.arange(len(rows), device=rows.device), wanted] -= 1.0
-    slope[rows] += theirs.mul_(weight)
-    return value
+    # y: (m, 1), log q, q: (m, V)
+    wanted, (log_q, q) = targets[rows, None], log_and_probabilities(logits[rows])
+    if slope is not None:
+        # weight (q - [v = y])
+        slope.index_add_(0, rows, q.scatter_add_(-1, wanted, q.new_full(wanted.shape, -1.0)), alpha=weight)
+    return -log_q.gather(-1, wanted).sum()
 
 
 def _add_products(grads: list[Tensor | None], some: slice, slope: Tensor, inputs: Tensor, matrix: Tensor) -> None:
@@ -145,13 +145,8 @@ def _product_type(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
-def _slices(rows: int, weight: Tensor) -> Iterator[slice]:
-    step = max(1, CELLS_AT_ONCE.get(weight.device.type, 2**25) // len(weight))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
-def _detached(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach()
+def _detached(one: Tensor | None) -> Tensor | None:
+    return None if one is None else one.detach()
 
 
 def _check(hidden, head, teacher_hidden, teacher_head, targets, soft: float, hard: float, temperature: float) -> None:

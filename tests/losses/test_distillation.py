@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from kdutils.core.errors import UserError
-from kdutils.losses.distillation import CELLS_AT_ONCE, FixedTeacher, gated_distillation
-from kdutils.losses.divergences import nll_formula
+from kdutils.losses.distillation import FixedTeacher, gated_distillation
+from kdutils.losses.divergences import CELLS_AT_ONCE, nll_formula
 from tests.lssd_equations import Equation, language
 from tests.oracles import assert_near, evaluate, example, run
 from tests.tiny import one_sentence
@@ -17,14 +17,8 @@ from tests.tiny import one_sentence
 # ---------------------------------------------------------------- the teacher
 
 
-def norms(z: Tensor) -> Tensor:
-    """Of each row, the largest logit and log sum exp of what lies below it."""
-    top = z.amax(-1)
-    return torch.stack([top, (z - top[:, None]).exp().sum(-1).log()])
-
-
 def probabilities(teacher: FixedTeacher, rows=slice(None), dtype=torch.float64) -> Tensor:
-    return teacher.probabilities(rows, norms(teacher.scores(rows, dtype)))
+    return teacher.probabilities(rows, dtype)
 
 
 def test_without_words_and_top_k_it_is_the_softmax():
@@ -194,7 +188,7 @@ def test_a_teacher_in_double_is_read_in_double():
 def test_no_slope_is_computed_where_nothing_is_learned(monkeypatch):
     z, targets, mask = example(2, (3, 4), 6)
     nll = nll_formula(targets, 6)
-    monkeypatch.setattr(nll, "slope", None)
+    monkeypatch.setattr(nll, "value_and_slope", None)
     value = gated_distillation(nll, z[0], targets, FixedTeacher(z[1]), given, (1.0, 1.0), mask)
     assert value > 0
     with pytest.raises(TypeError):

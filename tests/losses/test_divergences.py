@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from kdutils.losses.divergences import (
+    CELLS_AT_ONCE,
+    Formula,
     js_divergence,
     kl_divergence,
     label_smoothed_nll,
+    nll_formula,
+    rowwise,
     soft_cross_entropy,
     symmetric_kl,
+    weighted_sum,
     x_divergence,
+    x_formula,
 )
 from tests.oracles import (
     REFUSED,
@@ -28,6 +36,7 @@ from tests.oracles import (
     example,
     js,
     kl,
+    log_softmax,
     run,
     smoothed_nll,
     symmetric,
@@ -77,10 +86,164 @@ DIVERGENCES = [
 each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 
 
+class Hellinger(Formula):
+    """The squared distance 1 - sum_v sqrt(p(v) q(v)): a formula of two passes that states nothing but its value."""
+
+    def value(self, rows, logp):
+        return 1 - (logp.sum(0) / 2).exp().sum(-1)
+
+
+class Focal(Formula):
+    """-(1 - p(y))^2 log p(y), with targets that are looked up by the rows of a slice."""
+
+    def __init__(self, targets):
+        self.targets = targets.reshape(-1)
+
+    def value(self, rows, logp):
+        at_target = logp[0].gather(-1, self.targets[rows, None])[:, 0]
+        return -((1 - at_target.exp()) ** 2) * at_target
+
+
+def hellinger(z, target=-1):
+    log_p, log_q = (log_softmax(row) for row in z)
+    return 1 - np.exp((log_p + log_q) / 2).sum()
+
+
+def focal(z, target):
+    log_p = log_softmax(z[0])[target]
+    return -((1 - np.exp(log_p)) ** 2) * log_p
+
+
+VALUE_ONLY = [
+    Objective("focal", 1, lambda z, targets, **o: rowwise(Focal(targets), (z,), **o), focal),
+    Objective(
+        "hellinger_and_nll",
+        2,
+        lambda z, targets, **o: weighted_sum([(0.5, Hellinger()), (1.0, nll_formula(targets, z.shape[-1]))], z, **o),
+        lambda z, target: 0.5 * hellinger(z) + sum(smoothed_nll(0.0)(z[k : k + 1], target) for k in (0, 1)),
+    ),
+]
+
+
 class TestBattery(ObjectiveBattery):
     @pytest.fixture(params=OBJECTIVES, ids=str)
     def objective(self, request):
         return request.param
+
+
+class TestAFormulaThatStatesItsValueOnly(ObjectiveBattery):
+    """Its gradient is autograd's, slice by slice, and everything else holds as for closed forms."""
+
+    @pytest.fixture(params=VALUE_ONLY, ids=str)
+    def objective(self, request):
+        return request.param
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@pytest.mark.parametrize("cells", [1, 14, 2**18])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_autograd_in_slices_is_autograd_of_the_whole(cells, reduction, monkeypatch):
+    monkeypatch.setitem(CELLS_AT_ONCE, "cpu", cells)
+    z, targets, mask = example(2, (3, 4), 7)
+    outer = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4) if reduction == "none" else 0.3
+    for formula, parts in ((Hellinger(), z), (Focal(targets), z[:1])):
+        for counted in (None, mask):
+            leaf = parts.clone().requires_grad_()
+            each = formula.value(slice(0, 12), leaf.flatten(1, 2).log_softmax(-1)).reshape(3, 4)
+            chosen = each if counted is None else each * counted
+            number = 12 if counted is None else int(mask.sum())
+            whole = {"none": chosen, "sum": chosen.sum(), "mean": chosen.sum() / number}[reduction]
+            (outer * whole).sum().backward()
+            ours = run(lambda x, t: outer * rowwise(formula, (x,), counted, reduction), parts, targets)  # noqa: B023
+            torch.testing.assert_close(ours[0], (outer * whole).detach(), rtol=1e-12, atol=0)
+            torch.testing.assert_close(ours[1], leaf.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_closed_forms_are_autograd_of_the_value(objective, monkeypatch):
+    """To the precision of float64: what is fast must be what is stated."""
+    z, targets, mask = example(objective.passes, (3, 4), 7)
+    fast = run(objective.call, z, targets, mask=mask)
+    for one in Formula.__subclasses__():
+        if "Sum" not in one.__name__:
+            monkeypatch.setattr(one, "value_and_slope", Formula.value_and_slope)
+    for actual, expected in zip(fast, run(objective.call, z, targets, mask=mask), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
+
+
+def r_drop_like(z, targets, **options):
+    return weighted_sum([(1.0, nll_formula(targets, z.shape[-1], 0.1)), (3.0, x_formula())], z, **options)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("first, second", [(1.0, 1.0), (0.0, 3.0), (0.1, 7.0)])
+def test_another_backward_pass_through_the_same_graph_is_right(first, second, reduction):
+    z, targets, mask = example(2, (3, 4), 6)
+    once = run(r_drop_like, z, targets, mask=mask, reduction="sum")[1]
+    z.requires_grad_()
+    total = r_drop_like(z, targets, mask=mask, reduction=reduction).sum()
+    (early,) = torch.autograd.grad(first * total, z, retain_graph=True)
+    (late,) = torch.autograd.grad(second * total, z, retain_graph=True)
+    (last,) = torch.autograd.grad(total, z)
+    for actual, factor in ((early, first), (late, second), (last, 1.0)):
+        torch.testing.assert_close(actual, factor * once, rtol=1e-14, atol=0)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(total, z)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outer", [1.0, 0.25])
+def test_one_buffer_of_the_logits_size_is_made_and_a_backward_pass_makes_none(dtype, outer):
+    z, targets, mask = example(2, (30, 4), 50)
+    z = z.to(dtype).requires_grad_()
+    for counted in (None, mask):
+        kept = []
+        with saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):  # noqa: B023
+            total = outer * r_drop_like(z, targets, mask=counted, reduction="sum")
+        (buffer,) = (one for one in kept if one.numel() >= z.numel())
+        (grad,) = torch.autograd.grad(total, z)
+        assert buffer.dtype == dtype and grad.data_ptr() == buffer.data_ptr()
+
+
+@pytest.mark.parametrize("where", ["no_grad", "constant"])
+def test_no_slope_is_made_where_nothing_is_learned(where):
+    class OnlyItsValue(Formula):
+        value_and_slope = None
+
+        def value(self, rows, logp):
+            return logp[0, :, 0]
+
+    z, _, mask = example(1, (3, 4), 5)
+    with torch.set_grad_enabled(where != "no_grad"):
+        value = rowwise(OnlyItsValue(), (z.requires_grad_(where == "no_grad"),), mask)
+    assert not value.requires_grad
+    assert_near(value, z[0].detach().log_softmax(-1)[mask][:, 0].mean(), 1e-12)
+
+
+def test_a_slope_in_float16_survives_until_the_loss_scale_enlarges_it():
+    """Probabilities of 1e-8 have no room in float16, but 2^16 times as much has."""
+    z = torch.zeros(1, 4, 50, dtype=torch.float16)
+    z[..., 0] = 14.0  # leaves about 8e-7 for each other word, and a fourth of it in the mean
+    targets = torch.zeros(4, dtype=torch.long)
+    scaled = run(lambda x, t: 2.0**16 * label_smoothed_nll(x[0], t) / 1000, z, targets)[1]
+    right = run(lambda x, t: 2.0**16 * label_smoothed_nll(x[0], t) / 1000, z.double(), targets)[1]
+    plain = run(lambda x, t: label_smoothed_nll(x[0], t) / 1000, z, targets)[1]
+    assert plain.abs().max() < 1e-6 and scaled.dtype == torch.float16
+    torch.testing.assert_close(scaled.double(), right, rtol=2e-3, atol=0)
+
+
+def test_factors_of_rows_that_do_not_count_may_be_anything():
+    z, targets, mask = example(2, (3, 4), 6)
+    outer = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+
+    def gradient(factors):
+        leaf = z.clone().requires_grad_()
+        r_drop_like(leaf, targets, mask=mask, reduction="none").backward(factors)
+        return leaf.grad
+
+    assert torch.equal(gradient(outer.masked_fill(~mask, float("nan"))), gradient(outer))
 
 
 # ---------------------------------------------------------------- the oracles themselves

@@ -435,3 +435,24 @@ def test_a_temperature_that_is_not_above_0_is_refused(temperature, soft):
     with pytest.raises(UserError) as caught:
         ours(pair(), soft=soft, hard=1.0, temperature=temperature)
     assert "temperature" in one_sentence(caught.value)
+
+
+def test_no_product_of_a_gradient_is_made_where_nothing_is_learned(monkeypatch):
+    monkeypatch.setattr(projection, "_add_products", None)
+    p = pair()
+    with torch.no_grad():
+        quiet = projected_losses(p.hidden, p.head, p.theirs, p.their_head, p.targets, **BOTH)
+    assert not quiet[0].requires_grad and quiet[0] > 0
+    with pytest.raises(TypeError):
+        projected_losses(p.hidden, p.head, p.theirs, p.their_head, p.targets, **BOTH)
+
+
+def test_what_a_retained_graph_handed_out_does_not_change_afterwards():
+    p = pair()
+    hidden = p.hidden.requires_grad_()
+    total = projected_losses(hidden, p.head, p.theirs, p.their_head, p.targets, **BOTH)[0]
+    (early,) = torch.autograd.grad(2 * total, hidden, retain_graph=True)
+    kept = early.clone()
+    (late,) = torch.autograd.grad(3 * total, hidden)
+    torch.testing.assert_close(late, 1.5 * kept, rtol=1e-14, atol=0)
+    assert torch.equal(early, kept)

@@ -10,32 +10,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdutils.core.errors import UserError
-from kdutils.losses.distillation import reduced
-from kdutils.losses.divergences import nll_formula, weighted_sum
+from kdutils.losses.divergences import Formula, nll_formula, reduced, rowwise
 
 
-class _Forcing:
-    """a CE(p_c) + b CE(p_s) + c H(p_s, p_c) at a position, as a formula for `weighted_sum`; p_s only teaches."""
+class _Forcing(Formula):
+    """a CE(p_c) + b CE(p_s) + c H(p_s, p_c) at a position; p_s teaches only."""
 
-    def __init__(self, nll, weights: Sequence[float]) -> None:
-        self.nll, self.weights = nll, weights
+    def __init__(self, nll: Formula, weights: Sequence[float]) -> None:
+        self.nll, self.weights, self.check = nll, weights, nll.check
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        return self._value(rows, logp, logp[1].exp())
+
+    def _value(self, rows: Tensor | slice, logp: Tensor, p_s: Tensor) -> Tensor:
         a, b, c = self.weights
-        soft = -(logp[1].exp() * logp[0]).sum(-1) if c else 0.0
+        # H(p_s, p_c) = -sum_v p_s(v) log p_c(v): (n,)
+        soft = -(p_s * logp[0]).sum(-1) if c else 0.0
         return a * self.nll.value(rows, logp[:1]) + b * self.nll.value(rows, logp[1:]) + c * soft
 
-    def slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor]:
+    def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         a, b, c = self.weights
-        (both,) = self.nll.slope(rows, logp, p)  # of the sum over the passes, so each pass has its own
-        both[0] *= a
-        both[1] *= b
+        # d CE(p_c), d CE(p_s): (2, n, V); of the sum over the passes, so each pass has its own
+        _, slope = self.nll.value_and_slope(rows, logp, p)
+        # a d CE(p_c) + c (p_c - p_s), and b d CE(p_s)
+        slope[0].mul_(a)
         if c:
-            both[0] += c * (p[0] - p[1])
-        return (both,)
-
-    def check(self, rows: Tensor | slice, classes: int) -> None:
-        self.nll.check(rows, classes)
+            slope[0].add_(p[0], alpha=c).sub_(p[1], alpha=c)
+        if b != 1.0:
+            slope[1].mul_(b)
+        return self._value(rows, logp, p[1]), slope
 
 
 def seer_loss(
@@ -62,7 +65,7 @@ def seer_loss(
         raise UserError(f"Seer forcing compares two decoders: logits must be {wanted}, not {tuple(logits.shape)}.")
     nll = nll_formula(targets, logits.shape[-1], epsilon, convention)
     formula = _Forcing(nll, checked_weights(alpha) if weights is None else _not_negative(weights))
-    return weighted_sum([(1.0, formula)], logits, mask, reduction)
+    return rowwise(formula, (logits,), mask, reduction)
 
 
 def l2_loss(student_hidden: Tensor, seer_hidden: Tensor, reduction: str = "mean") -> Tensor:
