@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from kdutils.errors import Paused, UserError, unknown
 from kdutils.files import explained, make_folder, read_json, write_text
 from kdutils.methods import BatchPlan, Method, Moment
 from kdutils.models import mode
+from kdutils.processes import processes, share
 from kdutils.progress import progress
 
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
@@ -44,7 +46,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip: float = 0.0  # largest norm of the gradient; 0 means no clipping
-    accumulation: int = 1  # batches an update, over all processes
+    accumulation: int = 1  # batches an update, over all processes; they share each one where there are too few
     eval_every: int = 100  # updates; 0: at the end of every epoch of the data
     log_every: int = 20
     checkpoint_every: int = 200
@@ -59,12 +61,14 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         choose_precision("cpu", self.precision)
+        if self.precision == "fp16" and processes().device.type == "cpu":
+            raise UserError("precision is fp16, which needs a GPU: choose auto, fp32 or bf16 on a CPU.")
         for name in ("accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < math.inf:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
         for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience", "eval_every"):
-            if not getattr(self, name) >= 0:  # so that NaN is refused too
-                raise UserError(f"{name} is {getattr(self, name)}: it must not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
 
 
 @dataclass
@@ -110,7 +114,8 @@ def fit(
     evaluate: validation scores of the model, called every `eval_every` updates in evaluation mode and in a frozen
     random state, so that looking more often does not change the training. identity: a digest of the settings; a
     checkpoint of other settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is
-    written and Paused is raised; it needs a folder. Raises UserError when the loss is no longer a number.
+    written and Paused is raised; it needs a folder. Raises UserError when the loss or a weight is no longer a number:
+    before anything is looked at, kept or returned.
     """
     if until is not None and not folder:
         raise UserError("A time limit needs a folder, in which the run is kept: give fit a folder.")
@@ -134,10 +139,8 @@ class _Loop:
     def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
         self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
         self.folder, self.identity, self.description = folder, identity, description
-        self.accelerator = _accelerator(recipe, folder)
+        self.accelerator = _accelerator(recipe.precision, recipe.tracker, folder)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if recipe.accumulation % self.world:
-            raise UserError(f"Set accumulation to a multiple of {self.world}, the number of processes.")
         self.at, self.history, self.resumed_at = _Position(), [], 0
         self.window = _Window()
         self._prepare(model)
@@ -166,6 +169,7 @@ class _Loop:
         # the objectives raise the precision slice by slice instead, so autocast is entered here by hand
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.saved = {"model": self.plain, **extras}
+        self.scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -176,7 +180,7 @@ class _Loop:
         nn.ModuleList(self.saved.values()).train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
             while self.at.update < recipe.updates and not 0 < recipe.patience <= self.at.stale:
-                with _enough_memory():
+                with enough_memory("train on this batch"):
                     self._update()
                 self.at.seconds = time.monotonic() - started
                 update = self.at.update
@@ -190,6 +194,7 @@ class _Loop:
                     self._save()
                 if paused:
                     raise Paused(self._how_to_go_on())
+        self._check_numbers()
         for name, file in self._best_files().items():
             load_weights(self.saved[name], file)
         return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
@@ -204,24 +209,41 @@ class _Loop:
     def _update(self) -> None:
         """One optimiser step over `accumulation` batches."""
         moment = self._moment(self.at.update + 1)
-        mine = [self.batches.batch(*place) for place in self._take(self.recipe.accumulation)[self.rank :: self.world]]
+        mine = self._mine(self._take(self.recipe.accumulation))
         counts = self._counts(mine)
-        for number, batch in enumerate(mine, start=1):
+        for number, (batch, weight) in enumerate(mine, start=1):
             batch = {k: v.to(self.accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with self._local(number < len(mine)), self.accelerator.autocast():
                 terms = self.method.loss(self.model, batch, counts, moment)
+                terms = terms if weight else {name: 0.0 * term for name, term in terms.items()}
                 self.accelerator.backward(terms["loss"] * self.world)  # processes average their gradients
-            self.window.add(terms if moment.logged else {"loss": terms["loss"]})
+            self.window.add(terms if moment.logged else {"loss": terms["loss"]}, self.accelerator.device)
         self._share_gradients()
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.trained, self.recipe.clip)
         self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
         self.optimizer.zero_grad()
         self.window.updates += 1
         self.at.update += 1
-        self.method.after_update(self.plain, moment)
+        if self._has_stepped():
+            self.scheduler.step()
+            self.method.after_update(self.plain, moment)
+
+    def _has_stepped(self) -> bool:
+        """Whether the weights were changed: under a loss scale an update with an overflown gradient is skipped.
+
+        The fused optimiser skips it on the device, where accelerate does not notice; the scale that falls tells.
+        """
+        if not self.accelerator.scaler:
+            return True
+        before, self.scale = self.scale, self.accelerator.scaler.get_scale()
+        return self.scale >= before > 0
+
+    def _mine(self, places: list[tuple[int, int]]) -> list[tuple[dict[str, Tensor], int]]:
+        """This process's part of an update's batches: every so many-th, or of each its rows; with what it counts."""
+        if self.recipe.accumulation % self.world:
+            return [share(self.batches.batch(*place), self.rank, self.world) for place in places]
+        return [(self.batches.batch(*place), 1) for place in places[self.rank :: self.world]]
 
     def _take(self, count: int) -> list[tuple[int, int]]:
         """The next (epoch, index) places of the data; the plan of an epoch is a pure function of its number."""
@@ -248,12 +270,12 @@ class _Loop:
         logged = update % self.recipe.log_every == 0 or update == self.recipe.updates
         return Moment(update, self.recipe.updates, self.at.epoch, logged)
 
-    def _counts(self, mine: list[dict[str, Tensor]]) -> dict[str, int]:
+    def _counts(self, mine: list[tuple[dict[str, Tensor], int]]) -> dict[str, int]:
         """What the whole update counts, over its batches and over all processes; at least 1."""
         total: dict[str, int] = {}
-        for batch in mine:
+        for batch, weight in mine:
             for name, count in self.method.count(batch).items():
-                total[name] = total.get(name, 0) + count
+                total[name] = total.get(name, 0) + count * weight
         if self.world > 1:
             summed = torch.tensor(list(total.values()), device=self.accelerator.device)
             total = dict(zip(total, self.accelerator.reduce(summed, "sum").tolist(), strict=True))
@@ -279,15 +301,27 @@ class _Loop:
 
     def _log_training(self) -> str:
         means = self.window.means(self.accelerator, self.world)
-        if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
-            raise UserError(
-                f"The loss of {self.description} is no longer a number at update {self.at.update}: lower the "
-                "learning_rate, raise the warmup, or clip the gradient (clip=1.0)."
-            )
+        if not math.isfinite(means["loss"]):
+            raise self._no_number()
         self._record("train", {**means, "learning_rate": self.scheduler.get_last_lr()[0]})
         return f"loss {means['loss']:.3f}"
 
+    def _check_numbers(self) -> None:
+        """Raises UserError when the loss since the last line or a weight is no number; the host waits once."""
+        held = [parameter for network in self.saved.values() for parameter in network.parameters()]
+        held += [self.window.sums["loss"]] if self.window.sums else []
+        bad = torch.stack([each.isfinite().all() for each in held]).logical_not().any().float()
+        if self.accelerator.reduce(bad, "sum") if self.world > 1 else bad:
+            raise self._no_number()
+
+    def _no_number(self) -> UserError:
+        return UserError(
+            f"The loss of {self.description} is no longer a number at update {self.at.update}: lower the "
+            "learning_rate, raise the warmup, or clip the gradient (clip=1.0)."
+        )
+
     def _evaluate(self) -> None:
+        self._check_numbers()
         scores = self.scores()
         if self.recipe.monitor not in scores:
             raise unknown("validation score to monitor", self.recipe.monitor, scores)
@@ -311,7 +345,7 @@ class _Loop:
 
     def scores(self) -> dict[str, float]:
         """The validation scores; the training's random state and the modes of its modules are left as they were."""
-        with seeded(0), mode(self.plain, training=False), self.accelerator.autocast():
+        with seeded(0), mode(self.plain, training=False), self.accelerator.autocast(), enough_memory("evaluate"):
             return {name: float(score) for name, score in self.evaluate(self.plain).items()}
 
     def _record(self, kind: str, numbers: dict[str, float]) -> None:
@@ -337,6 +371,7 @@ class _Loop:
     # --- stopping and going on -------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._check_numbers()
         if self.world > 1:
             self.window.share(self.accelerator)
         tensors = {
@@ -374,8 +409,10 @@ class _Loop:
         self.scheduler.load_state_dict(tensors["scheduler"])
         if self.accelerator.scaler and tensors["scaler"]:
             self.accelerator.scaler.load_state_dict(tensors["scaler"])
+            self.scale = self.accelerator.scaler.get_scale()
         self.method.restore(tensors["method"])
-        self.window = _Window(**tensors["window"])
+        self.window = _Window(updates=tensors["window"]["updates"])
+        self.window.add(tensors["window"]["sums"], self.accelerator.device)
         self.at, self.history = _Position(**facts["at"]), facts["history"]
         self.resumed_at = self.at.update
         self._rewrite_history()
@@ -399,10 +436,10 @@ class _Window:
     sums: dict[str, Tensor] = field(default_factory=dict)
     updates: int = 0
 
-    def add(self, terms: dict[str, Tensor]) -> None:
+    def add(self, terms: dict[str, Tensor], device: torch.device) -> None:
         for name, term in terms.items():
-            term = term.detach().float()
-            self.sums[name] = term + self.sums[name].to(term.device) if name in self.sums else term
+            term = term.detach().to(device).float()  # a term may have been computed on the CPU
+            self.sums[name] = term + self.sums[name] if name in self.sums else term
 
     def share(self, accelerator: Accelerator) -> None:
         """Gives every process an equal part of the sums: the first writes the checkpoint, and all will read it."""
@@ -419,28 +456,45 @@ class _Window:
         return means
 
 
-def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
+def _accelerator(precision: str, tracker: str = "", folder: Path | None = None) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
-    precision, _ = choose_precision(wanted=recipe.precision)
+    mixed_precision, _ = choose_precision(processes().device, precision)
     try:
         return Accelerator(
-            mixed_precision=precision,
-            log_with=recipe.tracker or None,
-            project_dir=str(make_folder(folder)) if folder and recipe.tracker else None,
+            mixed_precision=mixed_precision,
+            log_with=tracker or None,
+            project_dir=str(make_folder(folder)) if folder and tracker else None,
         )
     except ValueError as error:
         raise UserError(f"This machine cannot train as asked: {error}") from error
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
+def evaluation_context(precision: str = "auto") -> Iterator[None]:
+    """Scores that are computed inside have the precision of `fit`'s evaluations; too little memory is one sentence.
+
+    precision: that of the recipe. For tests of a trained model, which are then comparable with its validation.
+    """
+    with _accelerator(precision).autocast(), enough_memory("evaluate"):
+        yield
+
+
+@contextlib.contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turns the GPU's or the system's refusal of more memory into a UserError; `what` was it needed for?"""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if isinstance(error, torch.OutOfMemoryError):
+            total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+            where = f"The GPU's memory ({total:.0f} GiB)"
+        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            where = "The main memory"
+        else:
+            raise
         raise UserError(
-            f"The GPU's memory ({total:.0f} GiB) is too small for this batch: halve max_tokens or batch_size and "
-            "double accumulation, which is the same update in more pieces."
+            f"{where} is too small to {what}: halve max_tokens or batch_size and double accumulation, which is the "
+            "same update in more pieces."
         ) from error
 
 
