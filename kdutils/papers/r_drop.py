@@ -92,8 +92,8 @@ class RDrop(Method):
     def __init__(
         self, alpha: float = 5.0, k: int = 1, m: int = 2, epsilon: float = 0.0, convention: str = "uniform"
     ) -> None:
-        if not alpha >= 0 or k < 1 or m < 2:  # so that NaN is refused too
-            raise UserError(f"R-Drop needs alpha >= 0, k >= 1 and m >= 2, not {alpha}, {k} and {m}.")
+        if not 0 <= alpha < math.inf or k < 1 or m < 2:  # so that NaN is refused too
+            raise UserError(f"R-Drop needs a finite alpha >= 0, k >= 1 and m >= 2, not {alpha}, {k} and {m}.")
         super().__init__(epsilon, convention)
         self.alpha, self.k, self.m = alpha, k, m
 
@@ -122,6 +122,7 @@ TRANSLATION = Translation.settings_table.extended(
     Setting("alpha", 5.0, 5.0, 5.0, "weight of the KL beside the sum of both cross-entropies", "Table 7: the best"),
     Setting("k", 1, 1, 1, "the second pass is taken at every k-th update", "Figure 3: 1 is best"),
     Setting("m", 2, 2, 2, "passes that must agree", "m = 3 gives 37.30 against 37.25 BLEU, as quoted in a review"),
+    m={"bounds": (2, 64)},
     data={"paper": "hub:bbaaaa/iwslt14-de-en@refs/convert/parquet", "source": "IWSLT14 De-En"},
     vocab_size={"paper": 10_000, "source": "run_binarize.sh: joint BPE of 10,000"},
     dropout={"study": 0.3, "paper": 0.3, "source": f"{SCRIPT}: 0.3"},
@@ -153,6 +154,7 @@ CLASSIFICATION = Classification.settings_table.extended(
     ),
     Setting("k", 1, 1, 1, "the second pass is taken at every k-th update", "no value seen in the paper"),
     Setting("m", 2, 2, 2, "passes that must agree", "no value seen in the paper"),
+    m={"bounds": (2, 64)},
     data={"paper": "hub:nyu-mll/glue/sst2", "source": "SST-2 of GLUE, Table 3"},
     model={"source": "bert_rdrop/run.sh"},
     **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
