@@ -55,8 +55,8 @@ class Setting:
             keys = (self.name, self.name.rpartition("_")[2], type(each))
             low, high = self.bounds or next(BOUNDS[key] for key in keys if key in BOUNDS)
             if not low <= each <= high:
-                wanted = f"choose {KINDS[type(each)]} from {low:,.10g} to {high:,.10g}"
-                raise UserError(f"The setting '{self.name}' is {_short(each)}: {wanted}.")
+                between = f"at least {low:,.10g} and at most {high:,.10g}"
+                raise UserError(f"{self.name} is {_short(each)}: it must be {between}.")
 
 
 class Settings(Mapping):
@@ -186,13 +186,14 @@ def _read(text: str, wants_list: bool) -> Any:
         return ast.literal_eval(text.strip())
 
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "text"}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _wrong_type(old: Any, new: Any, name: str) -> UserError:
     kind, example = KINDS.get(type(old), type(old).__name__), repr(old)
     if isinstance(old, list):
-        kind, example = "a list in brackets", json.dumps(old, ensure_ascii=False)
+        kind = f"a list of {'whole numbers' if old and type(old[0]) is int else 'texts'} in brackets"
+        example = json.dumps(old, ensure_ascii=False)
     return UserError(f"The setting '{name}' takes {kind}, such as {example}, not {_short(new)}.")
 
 

@@ -89,15 +89,15 @@ def test_a_list_is_read_as_json_or_python_writes_it(name, given, expected):
 @pytest.mark.parametrize(
     ("name", "given", "words"),
     [
-        ("train_rows", 400, "takes a list in brackets, such as [200, 500], not 400."),
-        ("train_rows", "400", "takes a list in brackets, such as [200, 500], not 400."),
-        ("train_rows", "[1.5]", "takes a list in brackets, such as [200, 500], not [1.5]."),
-        ("languages", "ja", """takes a list in brackets, such as ["es", "fr"], not 'ja'."""),
-        ("languages", "[ja]", """takes a list in brackets, such as ["es", "fr"], not '[ja]'."""),
-        ("languages", "[None]", """takes a list in brackets, such as ["es", "fr"], not [None]."""),
-        ("languages", "[" * 5000, """takes a list in brackets, such as ["es", "fr"], not '[[["""),
-        ("languages", "__import__('os')", "takes a list in brackets"),
-        ("train_rows", "[-1]", "is -1: choose a whole number from 0 to 100,000,000."),
+        ("train_rows", 400, "takes a list of whole numbers in brackets, such as [200, 500], not 400."),
+        ("train_rows", "400", "takes a list of whole numbers in brackets, such as [200, 500], not 400."),
+        ("train_rows", "[1.5]", "takes a list of whole numbers in brackets, such as [200, 500], not [1.5]."),
+        ("languages", "ja", """takes a list of texts in brackets, such as ["es", "fr"], not 'ja'."""),
+        ("languages", "[ja]", """takes a list of texts in brackets, such as ["es", "fr"], not '[ja]'."""),
+        ("languages", "[None]", """takes a list of texts in brackets, such as ["es", "fr"], not [None]."""),
+        ("languages", "[" * 5000, """takes a list of texts in brackets, such as ["es", "fr"], not '[[["""),
+        ("languages", "__import__('os')", "takes a list of texts in brackets"),
+        ("train_rows", "[-1]", "train_rows is -1: it must be at least 0 and at most 100,000,000."),
     ],
 )
 def test_what_is_no_such_list_is_told_one_form_that_works_everywhere(name, given, words):
@@ -132,7 +132,7 @@ def test_every_number_of_every_paper_has_bounds_that_hold_its_presets(experiment
             continue
         seen += 1
         for value in HUGE:
-            with pytest.raises(UserError, match=f"The setting '{name}' (is|takes)") as caught:
+            with pytest.raises(UserError, match=f"{name} is|The setting '{name}' takes") as caught:
                 table.resolve("demo", {name: [value] if isinstance(setting.demo, list) else value})
             assert len(one_sentence(caught.value)) < 250
     assert seen > 20
@@ -141,10 +141,10 @@ def test_every_number_of_every_paper_has_bounds_that_hold_its_presets(experiment
 def test_a_value_out_of_bounds_is_told_its_bounds():
     table = TABLE.extended(Setting("threads", 1, 0, 0, "threads"), Setting("own", 2, 2, 2, "own", bounds=(2, 64)))
     for name, value, words in [
-        ("threads", 10_000, "The setting 'threads' is 10000: choose a whole number from 0 to 1,024."),
-        ("alpha", float("inf"), "The setting 'alpha' is inf: choose a number from 0 to 1,000,000."),
-        ("updates", 0, "The setting 'updates' is 0: choose a whole number from 1 to 1,000,000,000."),
-        ("own", 65, "The setting 'own' is 65: choose a whole number from 2 to 64."),
+        ("threads", 10_000, "threads is 10000: it must be at least 0 and at most 1,024."),
+        ("alpha", float("inf"), "alpha is inf: it must be at least 0 and at most 1,000,000."),
+        ("updates", 0, "updates is 0: it must be at least 1 and at most 1,000,000,000."),
+        ("own", 65, "own is 65: it must be at least 2 and at most 64."),
         ("both", "2", "The setting 'both' takes true or false, such as True, not 2."),
     ]:
         with pytest.raises(UserError) as caught:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -178,7 +177,7 @@ def given(teacher: nn.Module | None) -> nn.Module:
 
 
 def _checked_weights(weights: Sequence[float]) -> tuple[float, float, float]:
-    if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights):
+    if len(weights) != 3 or not all(0 <= weight < float("inf") for weight in weights):
         raise UserError(f"The loss takes three weights of at least 0, not {tuple(weights)}.")
     return tuple(float(weight) for weight in weights)
 
