@@ -32,6 +32,7 @@ from kdutils.models import mode
 from kdutils.processes import processes, share
 from kdutils.progress import progress
 
+TENSORS = {"optimizer", "scheduler", "scaler", "method", "window"}  # what a checkpoint holds beside the weights
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
 
 
@@ -374,7 +375,7 @@ class _Loop:
         self._check_numbers()
         if self.world > 1:
             self.window.share(self.accelerator)
-        tensors = {
+        tensors = {  # of the names in TENSORS
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
@@ -388,15 +389,16 @@ class _Loop:
     def _drop_old_bests(self) -> None:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
-            kept = (read_json(path / "facts.json")["at"]["best"] for path in self.checkpoints.names())
-            best = (facts.get("file", "none") for facts in kept)
-            named = {file.partition(".")[0] for file in best}  # best-00000400, of the model and of those beside it
+            named = set()  # best-00000400, of the model and of those beside it
+            for path in self.checkpoints.names():
+                with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged one, which needs none
+                    named.add(str(read_json(path / "facts.json")["at"]["best"]["file"]).partition(".")[0])
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):
                 if file.name.partition(".")[0] not in named:  # a killed process left those with a temporary name
                     file.unlink(missing_ok=True)
 
     def _resume(self) -> None:
-        newest = self.checkpoints.newest()
+        newest = self.checkpoints.newest(self._is_sound)
         if newest is None:
             self.checkpoints.drop_after(None)
             self._rewrite_history()
@@ -404,7 +406,25 @@ class _Loop:
         if read_json(newest / "facts.json")["identity"] != self.identity:
             raise UserError(f"{self.folder} holds a run with other settings: choose another folder, or delete it.")
         self.checkpoints.drop_after(newest)
-        tensors, facts = self.checkpoints.load(newest, self.saved)
+        try:
+            self._take_up(*self.checkpoints.load(newest, self.saved))
+        except (ValueError, TypeError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise UserError(f"{newest} cannot be gone on from ({reason}): delete it and run again.") from error
+        self._rewrite_history()
+
+    def _is_sound(self, path: Path) -> bool:
+        """Whether a checkpoint holds what a run has written; anything may be raised where it does not."""
+        tensors, facts = self.checkpoints.read(path)
+        at = _Position(**facts["at"])
+        kinds = [(at.update, int), (at.epoch, int), (at.index, int), (at.stale, int), (at.seconds, int | float)]
+        kinds += [(facts["identity"], str), (at.best, dict), (facts["history"], list)]
+        kinds += [(at.best["file"], str), (at.best["order"], int | float)] if at.best else []
+        kinds += [(value, dict) for value in (*facts["history"], tensors["window"]["sums"])]
+        named = path.name == f"update-{at.update:08d}"
+        return named and tensors.keys() >= TENSORS and all(isinstance(value, kind) for value, kind in kinds)
+
+    def _take_up(self, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.scheduler.load_state_dict(tensors["scheduler"])
         if self.accelerator.scaler and tensors["scaler"]:
@@ -415,7 +435,6 @@ class _Loop:
         self.window.add(tensors["window"]["sums"], self.accelerator.device)
         self.at, self.history = _Position(**facts["at"]), facts["history"]
         self.resumed_at = self.at.update
-        self._rewrite_history()
 
     def _rewrite_history(self) -> None:
         """Lines that were written after the checkpoint are written again by the resumed run."""
