@@ -8,14 +8,17 @@ import time
 import pytest
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdutils.errors import Paused, UserError
 from kdutils.methods import Method
 from kdutils.models import counted_logits
+from kdutils.multilingual import language_scores
 from kdutils.training import evaluation_context, fit
 from tests import tiny
 from tests.pretend_gpu import report
-from tests.tiny import METHODS, assert_same_weights, fitted, one_sentence, recipe, timeless, train
+from tests.tiny import BESIDE, METHODS, assert_same_weights, fitted, one_sentence, recipe, timeless, train
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (9, 0)], ids=["fp16", "bf16"])
@@ -85,6 +88,27 @@ def test_a_term_may_be_logged_from_the_cpu(gpu):
     gpu(9, 0)
     rows = fitted(Telling(), tiny.batches(), updates=2, log_every=1, precision="auto").history
     assert [row["share"] for row in rows] == [0.25, 0.25]
+
+
+class NoDoubles(TorchDispatchMode):
+    """As on Apple's GPU, which has no float64."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                assert tensor.dtype != torch.float64, f"{function} has no float64 there"
+        return result
+
+
+@pytest.mark.parametrize("method", [*METHODS, *BESIDE])
+def test_nothing_is_computed_in_float64_on_the_device(method, gpu):
+    gpu(7, 5)
+    with NoDoubles():
+        result = train(None, method, updates=2, precision="fp32")
+        batches = [{**batch, "language": "ko"} for batch in tiny.held_out()]
+        scores = language_scores(result.model, batches)
+    assert scores["loss"] == pytest.approx(result.best["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("where", ["train on this batch", "evaluate"])
