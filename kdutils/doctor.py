@@ -77,7 +77,7 @@ def _disk(runs: Path) -> Iterator[Finding]:
 
 
 def _hub() -> Iterator[Finding]:
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")))  # also where nobody has a home
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     words = f"cache at {cache}" + (" (nothing in it yet)" if not cache.exists() else "")
     yield "hub", "note", words + ("; offline by HF_HUB_OFFLINE" if offline else "; used by study and paper only")
