@@ -140,7 +140,7 @@ class _Loop:
     def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
         self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
         self.folder, self.identity, self.description = folder, identity, description
-        self.accelerator = _accelerator(recipe.precision, recipe.tracker, folder)
+        self.accelerator = _accelerator(recipe, folder)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.at, self.history, self.resumed_at = _Position(), [], 0
         self.window = _Window()
@@ -475,14 +475,14 @@ class _Window:
         return means
 
 
-def _accelerator(precision: str, tracker: str = "", folder: Path | None = None) -> Accelerator:
+def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
-    mixed_precision, _ = choose_precision(processes().device, precision)
+    precision, _ = choose_precision(processes().device, recipe.precision)
     try:
         return Accelerator(
-            mixed_precision=mixed_precision,
-            log_with=tracker or None,
-            project_dir=str(make_folder(folder)) if folder and tracker else None,
+            mixed_precision=precision,
+            log_with=recipe.tracker or None,
+            project_dir=str(make_folder(folder)) if folder and recipe.tracker else None,
         )
     except ValueError as error:
         raise UserError(f"This machine cannot train as asked: {error}") from error
@@ -492,9 +492,11 @@ def _accelerator(precision: str, tracker: str = "", folder: Path | None = None) 
 def evaluation_context(precision: str = "auto") -> Iterator[None]:
     """Scores that are computed inside have the precision of `fit`'s evaluations; too little memory is one sentence.
 
-    precision: that of the recipe. For tests of a trained model, which are then comparable with its validation.
+    precision: that of the recipe. A test of a trained model can then be compared with its validation.
     """
-    with _accelerator(precision).autocast(), enough_memory("evaluate"):
+    device = processes().device.type
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(device, precision)[0])
+    with torch.autocast(device, kind, enabled=kind is not None), enough_memory("evaluate"):
         yield
 
 

@@ -8,13 +8,18 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from kdutils.batches import Batches, collate_classification, collate_translation
 from kdutils.errors import UserError
-from kdutils.models import counted_logits
+from kdutils.methods import Moment
+from kdutils.models import counted_logits, masked_lm
+from kdutils.multilingual import tag
+from kdutils.papers.distilbert import TripleLoss
+from kdutils.papers.lssd import LSSD
 from kdutils.processes import HARMLESS, main_process, processes, share
 from tests import tiny
-from tests.tiny import HOME, one_sentence
+from tests.tiny import BESIDE, HOME, METHODS, one_sentence
 
 WHO = """
 import os
@@ -109,6 +114,65 @@ def test_the_shares_say_what_the_whole_says():
     for rank in (0, 1):
         part, _ = share(batch, rank, 2)
         torch.testing.assert_close(counted_logits(net, part), whole[row % 2 == rank])
+
+
+def language_aware() -> LSSD:
+    method = LSSD(("de", "ko"), 2.0, teachers="individual", language_aware=True, level="sentence", kind="adaptive")
+    method.teacher = nn.ModuleDict({tag(one): tiny.model(0.0, seed=3) for one in ("de", "ko")}).eval()
+    return method
+
+
+def distilled() -> TripleLoss:
+    method = TripleLoss()
+    method.teacher = encoder(seed=3)
+    return method
+
+
+def encoder(seed: int = 0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return masked_lm(tiny.VOCABULARY, width=16, layers=1, heads=2, feedforward=16, dropout=0.0).eval()
+
+
+def masked() -> dict:
+    """Some tokens of three sentences of unequal length are asked for; the second has none."""
+    batch = collate_translation()(tiny.examples(3))
+    asked = batch["attention_mask"].bool() & torch.tensor([True, False, True])[:, None]
+    labels = batch["input_ids"].masked_fill(~asked, -100)
+    positions = (labels.flatten() >= 0).nonzero()[:, 0]
+    kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return {**kept, "labels": labels, "positions": positions, "targets": labels.flatten()[positions]}
+
+
+def translated() -> dict:
+    return {**next(iter(tiny.batches())), "language": "ko", "target_words": torch.ones(tiny.VOCABULARY) > 0}
+
+
+@pytest.mark.parametrize("world", [2, 7])
+@pytest.mark.parametrize("make", [*METHODS.values(), *BESIDE.values(), language_aware, distilled])
+def test_the_shares_of_every_method_add_up_to_the_whole(make, world):
+    """Also where the last process is left without a row."""
+    batch = masked() if make is distilled else translated()
+    net, method = encoder() if make is distilled else tiny.model(0.0), make()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        method.attach(net.train())
+    trained = [p for module in (net, *method.modules().values()) for p in module.parameters()]
+    for module in method.modules().values():
+        module.eval()  # the seer draws dropout of its own
+    counts, moment = method.count(batch), Moment(2, 10, 0, True)
+    shares = [share(batch, rank, world) for rank in range(world)]
+    assert counts == {name: sum(weight * method.count(part)[name] for part, weight in shares) for name in counts}
+    whole = method.loss(net, batch, counts, moment)
+    terms = [{k: weight * v for k, v in method.loss(net, part, counts, moment).items()} for part, weight in shares]
+    for name in whole.keys() - {"taught"}:
+        torch.testing.assert_close(sum(one[name] for one in terms), whole[name], rtol=1e-4, atol=1e-5)
+    expected, found = (
+        torch.autograd.grad(loss, trained, allow_unused=True) for loss in (whole["loss"], sum(t["loss"] for t in terms))
+    )
+    for one, other in zip(expected, found, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_of_classes_is_shared_too():

@@ -151,7 +151,7 @@ def test_a_model_is_tested_in_the_precision_that_it_is_validated_in(capability, 
     fit(net, Method(), tiny.batches(), recipe(updates=2, precision="auto"), evaluate)
     with evaluation_context("auto"):
         evaluate(net)
-    with evaluation_context("fp32"):
+    with evaluation_context("bf16"), evaluation_context("fp32"):  # the inner one counts
         evaluate(net)
     assert seen == [kind, kind, torch.float32]
 
