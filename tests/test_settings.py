@@ -8,6 +8,10 @@ import pytest
 
 from kdutils import runs
 from kdutils.errors import UserError
+from kdutils.papers.distilbert import TripleLoss
+from kdutils.papers.lssd import LSSD
+from kdutils.papers.r_drop import RDrop
+from kdutils.papers.seer_forcing import SeerForcing
 from kdutils.settings import PRESETS, Setting, Table, parse_assignments
 from tests.tiny import one_sentence
 
@@ -151,6 +155,20 @@ def test_a_value_out_of_bounds_is_told_its_bounds():
             table.resolve("demo", {name: value})
         assert one_sentence(caught.value) == words
     assert table.resolve("demo", {"own": 64, "threads": 1024}).own == 64
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RDrop(float("inf")), lambda: TripleLoss((float("inf"), 1.0, 1.0)),
+        lambda: TripleLoss(temperature=float("inf")), lambda: SeerForcing(transfer="l2", transfer_weight=float("inf")),
+        lambda: LSSD(("de", "ko"), float("inf")),
+    ],
+)  # fmt: skip
+def test_a_method_that_is_made_by_hand_refuses_infinity_too(make):
+    with pytest.raises(UserError, match="inf") as caught:
+        make()
+    one_sentence(caught.value)
 
 
 def test_unknown_names_get_the_nearest_known_one():

@@ -22,7 +22,7 @@ from tests.tiny import BESIDE, METHODS, assert_same_weights, fitted, one_sentenc
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (9, 0)], ids=["fp16", "bf16"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *BESIDE])
 def test_a_run_in_half_precision_goes_on_to_the_last_bit(method, capability, gpu, tmp_path):
     gpu(*capability)
     whole = train(tmp_path / "whole", method, precision="auto")
