@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     from kdutils import runner
-    from kdutils.core import machine
+    from kdutils.core.processes import main_process
     from kdutils.study import results
     from kdutils.study.experiment import checked_seeds, resolve
     from kdutils.study.running import run as run_experiment
@@ -116,7 +116,7 @@ def train(options: argparse.Namespace) -> None:
     _in_parallel(options, options.paper)
     for experiment in chosen:
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
-        if machine.main_process():
+        if main_process():
             _print_metrics(records)
             for record in records if options.record else []:
                 print(f"recorded in {results.keep(record, options.results)}")

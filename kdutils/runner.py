@@ -122,7 +122,7 @@ def run_notebook(notebook: Path, parameters: Mapping[str, Any], output: Path) ->
         return output
     started = time.monotonic()
     print(f"{notebook.name}: running{_in_words(parameters)}", flush=True)
-    with exclusive(output.parent):
+    with exclusive(output.parent / f".{output.stem}"):
         write_json(status_file, {**wanted, "status": "running"})  # it stays when the runner is killed
         try:
             _papermill(notebook, output, parameters)

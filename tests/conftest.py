@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.corpus_files import labelled, pairs, write
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before a library of the hub is imported
+
+from accelerate import PartialState
+
+from tests.corpus_files import labelled, pairs, write
+from tests.pretend_gpu import gpu  # noqa: F401
+
 torch.set_num_threads(1)  # the tensors are tiny, and on a busy machine threads wait for each other
+PartialState(cpu=True)  # what is promised to the last bit is promised for the CPU, also where there is a GPU
 
 
 @pytest.fixture(scope="session")

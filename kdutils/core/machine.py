@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import platform
 import shutil
@@ -37,9 +38,9 @@ Finding = tuple[str, str, str]  # what, "ok" | "missing" | "note", in words
 
 def device() -> torch.device:
     """Where training computes: what accelerate has chosen, so also the CPU beside a GPU with ACCELERATE_USE_CPU."""
-    from accelerate import PartialState
+    from kdutils.core.processes import processes
 
-    return PartialState().device
+    return processes().device
 
 
 def device_name() -> str:
@@ -49,11 +50,6 @@ def device_name() -> str:
     threads = torch.get_num_threads()
     name = {"cpu": "cpu", "mps": "Apple GPU (mps)"}.get(device().type, device().type)
     return f"{name}, {threads} thread{'s' * (threads != 1)}"
-
-
-def main_process() -> bool:
-    """Whether this process writes the results: the first one under `accelerate launch`, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -88,6 +84,7 @@ def choose_precision(on: torch.device | str | None = None, wanted: str = "auto")
 
 def reset_peak_memory() -> None:
     """Starts a new measurement of the peak memory (GPU only: the system counts a process's whole life)."""
+    gc.collect()  # what was trained before may still be held, by reference cycles
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
@@ -215,7 +212,7 @@ def _disk(runs: Path) -> Iterator[Finding]:
 
 
 def _hub() -> Iterator[Finding]:
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")))  # also where nobody has a home
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     words = f"cache at {cache}" + (" (nothing in it yet)" if not cache.exists() else "")
     yield "hub", "note", words + ("; offline by HF_HUB_OFFLINE" if offline else "; used by study and paper only")

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +18,18 @@ from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import digest
 
 PRESETS = ("demo", "study", "paper")
+# The least and the largest value of a number: by the whole name of its setting, by the last word of it, by its type.
+# Beyond them nothing is trained, but a machine stalls or a library overflows; no setting is ever negative.
+RATE = (0.0, 1.0)
+BOUNDS = {
+    "student_width": (0, 16_384), "student_feedforward": (0, 131_072), "downstream_max_length": (8, 32_768),
+    "label_smoothing": RATE, "dropout": RATE, "mask_probability": (1e-4, 1.0), "rate": (0.0, 100.0),
+    "width": (1, 16_384), "feedforward": (1, 131_072), "layers": (1, 1000), "heads": (1, 1024), "length": (2, 32_768),
+    "updates": (1, 10**9), "log_every": (1, 10**9), "checkpoint_every": (1, 10**9), "accumulation": (1, 10_000),
+    "rows": (0, 10**8), "vocab_size": (0, 10**6), "max_tokens": (1, 10**9), "batch_size": (1, 10**6),
+    "batch": (1, 10**6), "epochs": (1, 10_000), "seeds": (1, 1000), "seed": (0, 2**32 - 1), "beams": (1, 64),
+    "threads": (0, 1024), int: (0, 10**9), float: (0.0, 1e6),
+}  # fmt: skip
 UNHASHED = ("tracker", "log_every")  # they change what is written down, not what is computed
 
 
@@ -29,6 +43,18 @@ class Setting:
     paper: Any
     meaning: str
     source: str = ""  # of the paper's value: a section, a line of the official code, or "paper silent"
+    bounds: tuple[float, float] | None = None  # the least and the largest value; by default those of BOUNDS
+
+    def check(self, value: Any) -> None:
+        """Raises UserError for a number that is out of bounds, alone or in a list, and for NaN."""
+        for each in value if isinstance(value, list) else [value]:
+            if type(each) not in (int, float):
+                continue
+            keys = (self.name, self.name.rpartition("_")[2], type(each))
+            low, high = self.bounds or next(BOUNDS[key] for key in keys if key in BOUNDS)
+            if not low <= each <= high:
+                between = f"at least {low:,.10g} and at most {high:,.10g}"
+                raise UserError(f"{self.name} is {_short(each)}: it must be {between}.")
 
 
 class Settings(Mapping):
@@ -82,7 +108,7 @@ class Table:
         """The values of a preset with the overrides applied.
 
         An override may be text, as from a command line, and is read as the type of the preset's value. Raises
-        UserError for an unknown preset or setting, with the near ones, and for a value of another type.
+        UserError for an unknown preset or setting, with the near ones, for a value of another type, or out of bounds.
         """
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
@@ -92,6 +118,7 @@ class Table:
             if name not in values:
                 raise unknown("setting", name, sorted(values))
             value = _like(values[name], value, name)
+            self.settings[name].check(value)
             if value != values[name]:
                 changed[name] = value
         return Settings(preset, {**values, **changed}, changed)
@@ -123,24 +150,57 @@ def parse_assignments(items: Iterable[str]) -> dict[str, str]:
 
 
 def _like(old: Any, new: Any, name: str) -> Any:
-    """`new` as the type of `old`; whole numbers pass as floats, texts are read as JSON unless text is wanted."""
+    """`new` as the type of `old`; whole numbers pass as floats, texts are read as JSON unless text is wanted.
+
+    Lists may also be written as Python writes them, with single quotes.
+    """
     if isinstance(new, str) and not isinstance(old, str):
         try:
-            new = json.loads(new)
-        except ValueError:
+            new = _read(new, isinstance(old, list))
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise _wrong_type(old, new, name) from None
+    if isinstance(old, list) and isinstance(new, list | tuple):
+        try:
+            return [_like(old[0], one, name) if old else one for one in new]
+        except UserError:
             raise _wrong_type(old, new, name) from None
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        return float(new)
+        return float(new) if abs(new) < 10**300 else math.inf
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(new, float) and new.is_integer():
         return int(new)
     if isinstance(old, str) and isinstance(new, int | float) and not isinstance(new, bool):
         return str(new)
     if type(new) is not type(old):
         raise _wrong_type(old, new, name)
+    if isinstance(new, str) and ("\0" in new or new.encode(errors="replace").decode() != new):
+        raise UserError(f"The setting '{name}' is {_short(new)}, which holds characters that are no text.")
     return new
 
 
+def _read(text: str, wants_list: bool) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        if not wants_list:
+            raise
+        return ast.literal_eval(text.strip())
+
+
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
 def _wrong_type(old: Any, new: Any, name: str) -> UserError:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "text"}
-    wanted = kinds.get(type(old), type(old).__name__)
-    return UserError(f"The setting '{name}' takes {wanted}, such as {old!r}, not {new!r}.")
+    kind, example = KINDS.get(type(old), type(old).__name__), repr(old)
+    if isinstance(old, list):
+        kind = f"a list of {'whole numbers' if old and type(old[0]) is int else 'texts'} in brackets"
+        example = json.dumps(old, ensure_ascii=False)
+    return UserError(f"The setting '{name}' takes {kind}, such as {example}, not {_short(new)}.")
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut to what fits into a sentence."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits, a list in a list in a list ...
+        text = "a value that is too long to print"
+    return text if len(text) <= 80 else f"{text[:60]}..."

@@ -162,5 +162,5 @@ class _Gated(Formula):
 
 def check_temperature(temperature: float) -> None:
     """Raises UserError unless a temperature is above 0."""
-    if not temperature > 0:
-        raise UserError(f"The temperature is {temperature}: it must be above 0.")
+    if not 0 < temperature < math.inf:
+        raise UserError(f"The temperature is {temperature}: it must be finite and above 0.")

@@ -11,6 +11,8 @@ projection is computed once; the gradient is made in the forward pass, while the
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -150,8 +152,8 @@ def _detached(one: Tensor | None) -> Tensor | None:
 
 
 def _check(hidden, head, teacher_hidden, teacher_head, targets, soft: float, hard: float, temperature: float) -> None:
-    if not temperature > 0:
-        raise UserError(f"The temperature is {temperature}: it must be above 0.")
+    if not 0 < temperature < math.inf:
+        raise UserError(f"The temperature is {temperature}: it must be finite and above 0.")
     if hidden.ndim != 2 or targets.shape != hidden.shape[:1]:
         shapes = f"{tuple(hidden.shape)} and {tuple(targets.shape)}"
         raise UserError(f"The loss needs hidden states (N, width) and targets (N,), not {shapes}.")

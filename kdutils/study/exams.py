@@ -15,17 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import AutoConfig, PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import digest
-from kdutils.core.machine import main_process
+from kdutils.core.processes import main_process
 from kdutils.core.settings import Setting, Settings
 from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.tasks.classification import Classification
+from kdutils.training.loop import evaluation_context
 from kdutils.training.method import Method
 
 GLUE = [f"hub:nyu-mll/glue/{name}" for name in ("sst2", "mrpc", "cola", "rte")]
@@ -155,14 +155,14 @@ def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
 
 def exam_settings(model: str | Path, source: str, settings: Settings) -> Settings:
     """The settings of a downstream task, from those of the experiment."""
-    s, sharers = settings, max(1, PartialState().num_processes)
+    s = settings
     changes: dict[str, Any] = {
         "data": str(source), "model": str(model), "test_split": _test_split(str(source)),
         "language": s.language, "max_words": s.max_words,
         "train_rows": s.downstream_rows,
         "validation_rows": s.downstream_test_rows, "test_rows": s.downstream_test_rows, "data_seed": s.data_seed,
         "max_length": s.downstream_max_length, "dropout": s.downstream_dropout, "label_smoothing": 0.0,
-        "batch_size": max(1, s.downstream_batch // sharers), "accumulation": sharers,
+        "batch_size": s.downstream_batch, "accumulation": 1,
         "learning_rate": s.downstream_learning_rate, "schedule": "linear", "threads": s.threads,
         "precision": s.precision,
     }  # fmt: skip
@@ -191,7 +191,9 @@ def _finetune(
         )  # fmt: skip
         if keep:
             kept.export(place, classifier, task.tokenizer)
-        kept.keep(place, {"metrics": task.test(classifier) if main_process() else {}, "data": task.facts()})
+        with evaluation_context(settings.precision):
+            metrics = task.test(classifier) if main_process() else {}
+        kept.keep(place, {"metrics": metrics, "data": task.facts()})
     return points_of(task_name(source), kept.result(place)["metrics"])
 
 

@@ -7,27 +7,33 @@
 >>> model = kept.load(place, "masked_lm")
 
 `result.json` is written last: where it stands, everything that it speaks of is there and whole. It holds a digest of
-each file of weights, so that one that changed afterwards is noticed when it is loaded.
+each exported file, so that one that changed afterwards is noticed when it is loaded.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdutils.core.errors import UserError
-from kdutils.core.files import file_digest, make_folder, read_json, write_json
-from kdutils.core.machine import main_process, threads
+from kdutils.core.files import make_folder, read_json, write_json
+from kdutils.core.machine import threads
+from kdutils.core.processes import main_process, processes
 from kdutils.data.tokens import save_tokenizer
 from kdutils.models import build
-from kdutils.training.checkpoints import clear_run, load_weights, save_weights, seeded, writing
+from kdutils.training.checkpoints import (
+    check_weights,
+    clear_run,
+    load_weights,
+    save_weights,
+    seeded,
+    weights_digest,
+    writing,
+)
 from kdutils.training.loop import Fitted, Recipe, fit
 from kdutils.training.method import BatchPlan, Method
 
@@ -64,16 +70,15 @@ def export(
         shutil.rmtree(place / "beside", ignore_errors=True)  # half-written files of a process that was killed
         for name, network in (beside or {}).items():
             save_weights(network, make_folder(place / "beside") / f"{name}.safetensors")
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
 
 
 def keep(place: Path, facts: Mapping[str, Any]) -> None:
     """Writes the result, after everything that it speaks of, and then drops what only the training needed."""
     if main_process():
-        weights = {file.relative_to(place).as_posix(): file_digest(file) for file in _weights(place)}
-        write_json(place / "result.json", {**facts, "weights": weights})
+        write_json(place / "result.json", {**facts, "weights": weights_digest(place, "model", "beside")})
         clear_run(place)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
 
 
 def load(place: Path, kind: str) -> PreTrainedModel:
@@ -81,7 +86,7 @@ def load(place: Path, kind: str) -> PreTrainedModel:
 
     Raises UserError when its weights are not those that were trained.
     """
-    check(place)
+    check_weights(place, (result(place) or {}).get("weights") or {})
     if main_process():
         clear_run(place)  # what was left by a process that was killed before it came to that
     return build.pretrained(str(place / "model"), kind).eval()
@@ -89,18 +94,6 @@ def load(place: Path, kind: str) -> PreTrainedModel:
 
 def load_beside(place: Path, networks: Mapping[str, nn.Module]) -> None:
     """Puts the weights of the networks that were exported beside a model into `networks`, which have their shapes."""
-    check(place)
+    check_weights(place, (result(place) or {}).get("weights") or {})
     for name, network in networks.items():
         load_weights(network.eval(), place / "beside" / f"{name}.safetensors")
-
-
-def check(place: Path) -> None:
-    """Raises UserError when a file of weights is not the one that was kept."""
-    for name, digest in ((result(place) or {}).get("weights") or {}).items():
-        if not (place / name).is_file() or file_digest(place / name) != digest:
-            where = os.path.relpath(place)
-            raise UserError(f"{place / name} is missing or damaged: delete the folder {where} and run again.")
-
-
-def _weights(place: Path) -> list[Path]:
-    return sorted([*place.glob("model/*.safetensors"), *place.glob("beside/*.safetensors")])

@@ -12,7 +12,6 @@ computed twice or overwritten.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,9 @@ import torch
 from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
-from kdutils.core.files import digest, exclusive, read_json, write_json
-from kdutils.core.machine import main_process, peak_memory_mb, provenance, reset_peak_memory, threads
+from kdutils.core.files import digest, exclusive, read_json, shown_path, write_json
+from kdutils.core.machine import peak_memory_mb, provenance, reset_peak_memory, threads
+from kdutils.core.processes import main_process
 from kdutils.core.settings import UNHASHED, Settings
 from kdutils.data.corpora import Corpus
 from kdutils.models import build
@@ -32,7 +32,7 @@ from kdutils.study.experiment import Arm, Experiment, Trial, checked_seeds
 from kdutils.study.results import Record
 from kdutils.tasks.base import Task
 from kdutils.training.checkpoints import clear_run
-from kdutils.training.loop import Fitted
+from kdutils.training.loop import Fitted, evaluation_context
 from kdutils.training.method import Method
 
 
@@ -66,7 +66,7 @@ def run(
         place = folder(experiment, settings, runs) / f"seed-{seed}"
         _check_data(experiment, settings, corpus, seed, place)
         if _recorded(place, chosen):
-            print(f"{experiment.name}, seed {seed}: loaded from {os.path.relpath(place)}")
+            print(f"{experiment.name}, seed {seed}: loaded from {shown_path(place)}")
             continue
         task = task or experiment.task(settings, corpus)
         task.check(seed)
@@ -144,7 +144,8 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     memory = peak_memory_mb()
     kept.export(place, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
-        scores = _tested(task, method, model) if main_process() else {}
+        with evaluation_context(task.settings.precision):
+            scores = _tested(task, method, model) if main_process() else {}
         scores |= experiment.exam(trial, model)  # in every process: it may train
     scores["peak_memory_mb"] = memory
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
@@ -175,7 +176,7 @@ def _check_data(experiment: Experiment, settings: Settings, corpus: Corpus, seed
     for arm in experiment.arms:
         found = kept.result(place / arm.name)
         if found is not None and found.get("identity") != _identity(experiment, settings, corpus, arm, seed):
-            where = os.path.relpath(place)
+            where = shown_path(place)
             raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
 
 

@@ -11,6 +11,7 @@ goes on. Translators of one language each (`individual_teachers`) belong to one 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from kdutils.core.files import digest, exclusive
-from kdutils.core.machine import main_process, provenance
+from kdutils.core.machine import provenance
+from kdutils.core.processes import main_process
 from kdutils.core.settings import UNHASHED
 from kdutils.study import kept
 from kdutils.study.experiment import checked_seeds
@@ -44,8 +46,10 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
     place = teacher_place(task, runs)
     checked_seeds([task.settings.teacher_seed])
     if kept.result(place) is None:
-        with exclusive(place) if main_process() else contextlib.nullcontext():
-            _pretrain(task, place, until)
+        wait = {"wait": math.inf, "note": "Waiting for the teacher, which another run trains"}
+        with exclusive(place, **wait) if main_process() else contextlib.nullcontext():
+            if kept.result(place) is None:
+                _pretrain(task, place, until)
     return kept.load(place, "masked_lm")
 
 

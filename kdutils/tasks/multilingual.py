@@ -133,7 +133,7 @@ def language_scores(
             nll = label_smoothed_nll(logits, targets, reduction="sum")
             smoothed = label_smoothed_nll(logits, targets, epsilon, convention, reduction="sum")
             right = (logits.argmax(-1) == targets).sum()
-            numbers = torch.stack([nll, smoothed, right.to(nll.dtype), nll.new_tensor(len(targets))]).double().cpu()
+            numbers = torch.stack([nll, smoothed, right.to(nll.dtype), nll.new_tensor(len(targets))]).cpu().double()
             sums[batch["language"]] = sums.get(batch["language"], 0.0) + numbers
     if not sums:
         raise UserError("No token of these batches counts in any language: check the data set.")

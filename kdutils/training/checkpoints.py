@@ -9,10 +9,11 @@ not match its digest, and the checkpoint before it is used.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,27 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from kdutils.core.errors import UserError
-from kdutils.core.files import explained, file_digest, make_folder, read_json, replacing, sync, write_json
+from kdutils.core.files import explained, file_digest, make_folder, read_json, replacing, shown_path, sync, write_json
 
 KEEP = 2  # the newest may be damaged, the one before it is the way back
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes a model's weights as safetensors, atomically; tied ones once."""
+    """Writes a model's weights as safetensors, atomically; tied ones once. Equal weights give equal bytes."""
     with writing(path), replacing(path) as temporary:
-        save_model(model, str(temporary))
+        _save(model, temporary)
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    save_model(model, str(path))
+    with open(path, "r+b") as stream:  # safetensors names tied weights in any order
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header |= {key: dict(sorted(value.items())) for key, value in header.items() if key == "__metadata__"}
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        if len(text) <= size:
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -42,6 +55,25 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (SafetensorError, RuntimeError) as error:  # cut short, or the weights of another model
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} does not hold this model's weights ({reason}): delete it and run again.") from error
+
+
+def weights_digest(folder: Path, *inside: str) -> dict[str, str]:
+    """{path in the folder: SHA-256} of all files of an exported model, or of some folders in it; hidden ones apart."""
+    found = sorted(file for part in inside or (".",) for file in (folder / part).rglob("[!.]*") if file.is_file())
+    with explained(folder):
+        return {file.relative_to(folder).as_posix(): file_digest(file) for file in found}
+
+
+def check_weights(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raises UserError when a file is missing or is no longer what `weights_digest` found in the folder."""
+    for name, digest in digests.items():
+        try:
+            same = file_digest(folder / name) == digest
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            where = shown_path(folder)
+            raise UserError(f"{folder / name} is missing or damaged: delete the folder {where} and run again.")
 
 
 class Checkpoints:
@@ -88,21 +120,25 @@ class Checkpoints:
 
     def _write(self, aside: Path, modules, tensors, facts, needs: Iterable[Path]) -> None:
         for name, module in modules.items():
-            save_model(module, str(aside / f"{name}.safetensors"))
+            _save(module, aside / f"{name}.safetensors")
         torch.save(tensors, aside / "training.pt")
         write_json(aside / "facts.json", facts)
         for file in aside.iterdir():
             sync(file)
         files = [*sorted(aside.iterdir()), *needs]
-        write_json(aside / "manifest.json", {os.path.relpath(file, aside): file_digest(file) for file in files})
+        names = (Path(os.path.relpath(file, aside)).as_posix() for file in files)
+        write_json(aside / "manifest.json", dict(zip(names, map(file_digest, files), strict=True)))
 
     def names(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("update-*") if path.is_dir())
 
-    def newest(self) -> Path | None:
-        """The newest checkpoint whose files are all intact, or None. Damaged ones are passed over."""
-        return next((path for path in reversed(self.names()) if intact(path)), None)
+    def newest(self, sound: Callable[[Path], bool] = lambda path: True) -> Path | None:
+        """The newest checkpoint whose files are all intact, or None. Damaged ones are passed over.
+
+        So are those that are not `sound`, or at which it raises: whole files may hold what no run has written.
+        """
+        return next((path for path in reversed(self.names()) if intact(path, sound)), None)
 
     def drop_after(self, path: Path | None) -> None:
         """Deletes what a killed process left half written, and what is newer than `path` (None: all) and so damaged."""
@@ -114,10 +150,14 @@ class Checkpoints:
         """Restores the modules and the random generators in place; returns (tensors, facts)."""
         for name, module in modules.items():
             load_weights(module, path / f"{name}.safetensors")
-        tensors = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
         own = path / f"random-{self.rank}.pt"
         if own.exists():  # a run that goes on with more processes than before has no state for the new ones
             set_random_state(torch.load(own, map_location="cpu", weights_only=True))
+        return self.read(path)
+
+    def read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(tensors, facts) of a checkpoint, without restoring anything."""
+        tensors = torch.load(path / "training.pt", map_location="cpu", weights_only=True)
         return tensors, read_json(path / "facts.json")
 
     def clear(self) -> None:
@@ -144,11 +184,12 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(f"{path} could not be written ({reason}): free some space and run the same again.") from error
 
 
-def intact(path: Path) -> bool:
-    """Whether every file of a checkpoint is there with the content that its manifest names."""
+def intact(path: Path, sound: Callable[[Path], bool] = lambda path: True) -> bool:
+    """Whether every file of a checkpoint is there with the content that its manifest names, and `sound` accepts it."""
     try:
         manifest = read_json(path / "manifest.json")
-        return all(file_digest(path / name) == digest for name, digest in manifest.items())
+        whole = all(file_digest(path / name) == digest for name, digest in manifest.items())
+        return whole and sound(path)
     except Exception:  # any damage at all, in whatever form, means that this one cannot be used
         return False
 

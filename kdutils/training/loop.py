@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,11 +27,13 @@ from transformers import get_scheduler
 from kdutils.core.errors import Paused, UserError, unknown
 from kdutils.core.files import explained, make_folder, read_json, write_text
 from kdutils.core.machine import choose_precision
+from kdutils.core.processes import processes, share
 from kdutils.core.progress import progress
 from kdutils.models.forward import mode
 from kdutils.training.checkpoints import Checkpoints, load_weights, save_weights, seeded
 from kdutils.training.method import BatchPlan, Method, Moment
 
+TENSORS = {"optimizer", "scheduler", "scaler", "method", "window"}  # what a checkpoint holds beside the weights
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
 
 
@@ -45,7 +48,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-4
     clip: float = 0.0  # largest norm of the gradient; 0 means no clipping
-    accumulation: int = 1  # batches an update, over all processes
+    accumulation: int = 1  # batches an update, over all processes; they share each one where there are too few
     eval_every: int = 100  # updates; 0: at the end of every epoch of the data
     log_every: int = 20
     checkpoint_every: int = 200
@@ -60,12 +63,14 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise unknown("schedule", self.schedule, SCHEDULES)
         choose_precision("cpu", self.precision)
+        if self.precision == "fp16" and processes().device.type == "cpu":
+            raise UserError("precision is fp16, which needs a GPU: choose auto, fp32 or bf16 on a CPU.")
         for name in ("accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < math.inf:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
         for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience", "eval_every"):
-            if not getattr(self, name) >= 0:  # so that NaN is refused too
-                raise UserError(f"{name} is {getattr(self, name)}: it must not be negative.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
 
 
 @dataclass
@@ -95,7 +100,8 @@ def fit(
     evaluate: validation scores of the model, called every `eval_every` updates in evaluation mode and in a frozen
     random state, so that looking more often does not change the training. identity: a digest of the settings; a
     checkpoint of other settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is
-    written and Paused is raised; it needs a folder. Raises UserError when the loss is no longer a number.
+    written and Paused is raised; it needs a folder. Raises UserError when the loss or a weight is no longer a number:
+    before anything is looked at, kept or returned.
     """
     if until is not None and not folder:
         raise UserError("A time limit needs a folder, in which the run is kept: give fit a folder.")
@@ -121,8 +127,6 @@ class _Loop:
         self.folder, self.identity, self.description = folder, identity, description
         self.accelerator = _accelerator(recipe, folder)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if recipe.accumulation % self.world:
-            raise UserError(f"Set accumulation to a multiple of {self.world}, the number of processes.")
         self.at, self.history, self.resumed_at = _Position(), [], 0
         self.window = _Window()
         self._prepare(model)
@@ -151,6 +155,7 @@ class _Loop:
         # the objectives raise the precision slice by slice instead, so autocast is entered here by hand
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.saved = {"model": self.plain, **extras}
+        self.scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
 
     # --- the run ---------------------------------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class _Loop:
         nn.ModuleList(self.saved.values()).train()
         with progress(recipe.updates, self.description, self.at.update) as bar, self._tracking():
             while self.at.update < recipe.updates and not 0 < recipe.patience <= self.at.stale:
-                with _enough_memory():
+                with enough_memory("train on this batch"):
                     self._update()
                 self.at.seconds = time.monotonic() - started
                 update = self.at.update
@@ -175,6 +180,7 @@ class _Loop:
                     self._save()
                 if paused:
                     raise Paused(self._how_to_go_on())
+        self._check_numbers()
         for name, file in self._best_files().items():
             load_weights(self.saved[name], file)
         return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
@@ -189,24 +195,41 @@ class _Loop:
     def _update(self) -> None:
         """One optimiser step over `accumulation` batches."""
         moment = self._moment(self.at.update + 1)
-        mine = [self.batches.batch(*place) for place in self._take(self.recipe.accumulation)[self.rank :: self.world]]
+        mine = self._mine(self._take(self.recipe.accumulation))
         counts = self._counts(mine)
-        for number, batch in enumerate(mine, start=1):
+        for number, (batch, weight) in enumerate(mine, start=1):
             batch = {k: v.to(self.accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with self._local(number < len(mine)), self.accelerator.autocast():
                 terms = self.method.loss(self.model, batch, counts, moment)
+                terms = terms if weight else {name: 0.0 * term for name, term in terms.items()}
                 self.accelerator.backward(terms["loss"] * self.world)  # processes average their gradients
-            self.window.add(terms if moment.logged else {"loss": terms["loss"]})
+            self.window.add(terms if moment.logged else {"loss": terms["loss"]}, self.accelerator.device)
         self._share_gradients()
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.trained, self.recipe.clip)
         self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
         self.optimizer.zero_grad()
         self.window.updates += 1
         self.at.update += 1
-        self.method.after_update(self.plain, moment)
+        if self._has_stepped():
+            self.scheduler.step()
+            self.method.after_update(self.plain, moment)
+
+    def _has_stepped(self) -> bool:
+        """Whether the weights were changed: under a loss scale an update with an overflown gradient is skipped.
+
+        The fused optimiser skips it on the device, where accelerate does not notice; the scale that falls tells.
+        """
+        if not self.accelerator.scaler:
+            return True
+        before, self.scale = self.scale, self.accelerator.scaler.get_scale()
+        return self.scale >= before > 0
+
+    def _mine(self, places: list[tuple[int, int]]) -> list[tuple[dict[str, Tensor], int]]:
+        """This process's part of an update's batches: every so many-th, or of each its rows; with what it counts."""
+        if self.recipe.accumulation % self.world:
+            return [share(self.batches.batch(*place), self.rank, self.world) for place in places]
+        return [(self.batches.batch(*place), 1) for place in places[self.rank :: self.world]]
 
     def _take(self, count: int) -> list[tuple[int, int]]:
         """The next (epoch, index) places of the data; the plan of an epoch is a pure function of its number."""
@@ -233,12 +256,12 @@ class _Loop:
         logged = update % self.recipe.log_every == 0 or update == self.recipe.updates
         return Moment(update, self.recipe.updates, self.at.epoch, logged)
 
-    def _counts(self, mine: list[dict[str, Tensor]]) -> dict[str, int]:
+    def _counts(self, mine: list[tuple[dict[str, Tensor], int]]) -> dict[str, int]:
         """What the whole update counts, over its batches and over all processes; at least 1."""
         total: dict[str, int] = {}
-        for batch in mine:
+        for batch, weight in mine:
             for name, count in self.method.count(batch).items():
-                total[name] = total.get(name, 0) + count
+                total[name] = total.get(name, 0) + count * weight
         if self.world > 1:
             summed = torch.tensor(list(total.values()), device=self.accelerator.device)
             total = dict(zip(total, self.accelerator.reduce(summed, "sum").tolist(), strict=True))
@@ -264,15 +287,27 @@ class _Loop:
 
     def _log_training(self) -> str:
         means = self.window.means(self.accelerator, self.world)
-        if means["loss"] != means["loss"] or abs(means["loss"]) == float("inf"):
-            raise UserError(
-                f"The loss of {self.description} is no longer a number at update {self.at.update}: lower the "
-                "learning_rate, raise the warmup, or clip the gradient (clip=1.0)."
-            )
+        if not math.isfinite(means["loss"]):
+            raise self._no_number()
         self._record("train", {**means, "learning_rate": self.scheduler.get_last_lr()[0]})
         return f"loss {means['loss']:.3f}"
 
+    def _check_numbers(self) -> None:
+        """Raises UserError when the loss since the last line or a weight is no number; the host waits once."""
+        held = [parameter for network in self.saved.values() for parameter in network.parameters()]
+        held += [self.window.sums["loss"]] if self.window.sums else []
+        bad = torch.stack([each.isfinite().all() for each in held]).logical_not().any().float()
+        if self.accelerator.reduce(bad, "sum") if self.world > 1 else bad:
+            raise self._no_number()
+
+    def _no_number(self) -> UserError:
+        return UserError(
+            f"The loss of {self.description} is no longer a number at update {self.at.update}: lower the "
+            "learning_rate, raise the warmup, or clip the gradient (clip=1.0)."
+        )
+
     def _evaluate(self) -> None:
+        self._check_numbers()
         scores = self.scores()
         if self.recipe.monitor not in scores:
             raise unknown("validation score to monitor", self.recipe.monitor, scores)
@@ -296,7 +331,7 @@ class _Loop:
 
     def scores(self) -> dict[str, float]:
         """The validation scores; the training's random state and the modes of its modules are left as they were."""
-        with seeded(0), mode(self.plain, training=False), self.accelerator.autocast():
+        with seeded(0), mode(self.plain, training=False), self.accelerator.autocast(), enough_memory("evaluate"):
             return {name: float(score) for name, score in self.evaluate(self.plain).items()}
 
     def _record(self, kind: str, numbers: dict[str, float]) -> None:
@@ -322,9 +357,10 @@ class _Loop:
     # --- stopping and going on -------------------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._check_numbers()
         if self.world > 1:
             self.window.share(self.accelerator)
-        tensors = {
+        tensors = {  # of the names in TENSORS
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {},
@@ -338,15 +374,16 @@ class _Loop:
     def _drop_old_bests(self) -> None:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
-            kept = (read_json(path / "facts.json")["at"]["best"] for path in self.checkpoints.names())
-            best = (facts.get("file", "none") for facts in kept)
-            named = {file.partition(".")[0] for file in best}  # best-00000400, of the model and of those beside it
+            named = set()  # best-00000400, of the model and of those beside it
+            for path in self.checkpoints.names():
+                with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged one, which needs none
+                    named.add(str(read_json(path / "facts.json")["at"]["best"]["file"]).partition(".")[0])
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):
                 if file.name.partition(".")[0] not in named:  # a killed process left those with a temporary name
                     file.unlink(missing_ok=True)
 
     def _resume(self) -> None:
-        newest = self.checkpoints.newest()
+        newest = self.checkpoints.newest(self._is_sound)
         if newest is None:
             self.checkpoints.drop_after(None)
             self._rewrite_history()
@@ -354,16 +391,35 @@ class _Loop:
         if read_json(newest / "facts.json")["identity"] != self.identity:
             raise UserError(f"{self.folder} holds a run with other settings: choose another folder, or delete it.")
         self.checkpoints.drop_after(newest)
-        tensors, facts = self.checkpoints.load(newest, self.saved)
+        try:
+            self._take_up(*self.checkpoints.load(newest, self.saved))
+        except (ValueError, TypeError, KeyError, RuntimeError, IndexError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise UserError(f"{newest} cannot be gone on from ({reason}): delete it and run again.") from error
+        self._rewrite_history()
+
+    def _is_sound(self, path: Path) -> bool:
+        """Whether a checkpoint holds what a run has written; anything may be raised where it does not."""
+        tensors, facts = self.checkpoints.read(path)
+        at = _Position(**facts["at"])
+        kinds = [(at.update, int), (at.epoch, int), (at.index, int), (at.stale, int), (at.seconds, int | float)]
+        kinds += [(facts["identity"], str), (at.best, dict), (facts["history"], list)]
+        kinds += [(at.best["file"], str), (at.best["order"], int | float)] if at.best else []
+        kinds += [(value, dict) for value in (*facts["history"], tensors["window"]["sums"])]
+        named = path.name == f"update-{at.update:08d}"
+        return named and tensors.keys() >= TENSORS and all(isinstance(value, kind) for value, kind in kinds)
+
+    def _take_up(self, tensors: dict[str, Any], facts: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.scheduler.load_state_dict(tensors["scheduler"])
         if self.accelerator.scaler and tensors["scaler"]:
             self.accelerator.scaler.load_state_dict(tensors["scaler"])
+            self.scale = self.accelerator.scaler.get_scale()
         self.method.restore(tensors["method"])
-        self.window = _Window(**tensors["window"])
+        self.window = _Window(updates=tensors["window"]["updates"])
+        self.window.add(tensors["window"]["sums"], self.accelerator.device)
         self.at, self.history = _Position(**facts["at"]), facts["history"]
         self.resumed_at = self.at.update
-        self._rewrite_history()
 
     def _rewrite_history(self) -> None:
         """Lines that were written after the checkpoint are written again by the resumed run."""
@@ -384,10 +440,10 @@ class _Window:
     sums: dict[str, Tensor] = field(default_factory=dict)
     updates: int = 0
 
-    def add(self, terms: dict[str, Tensor]) -> None:
+    def add(self, terms: dict[str, Tensor], device: torch.device) -> None:
         for name, term in terms.items():
-            term = term.detach().float()
-            self.sums[name] = term + self.sums[name].to(term.device) if name in self.sums else term
+            term = term.detach().to(device).float()  # a term may have been computed on the CPU
+            self.sums[name] = term + self.sums[name] if name in self.sums else term
 
     def share(self, accelerator: Accelerator) -> None:
         """Gives every process an equal part of the sums: the first writes the checkpoint, and all will read it."""
@@ -406,7 +462,7 @@ class _Window:
 
 def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
-    precision, _ = choose_precision(wanted=recipe.precision)
+    precision, _ = choose_precision(processes().device, recipe.precision)
     try:
         return Accelerator(
             mixed_precision=precision,
@@ -418,14 +474,33 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
+def evaluation_context(precision: str = "auto") -> Iterator[None]:
+    """Scores that are computed inside have the precision of `fit`'s evaluations; too little memory is one sentence.
+
+    precision: that of the recipe. A test of a trained model can then be compared with its validation.
+    """
+    device = processes().device.type
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(device, precision)[0])
+    with torch.autocast(device, kind, enabled=kind is not None), enough_memory("evaluate"):
+        yield
+
+
+@contextlib.contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turns the GPU's or the system's refusal of more memory into a UserError; `what` was it needed for?"""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if isinstance(error, torch.OutOfMemoryError):
+            total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+            where = f"The GPU's memory ({total:.0f} GiB)"
+        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            where = "The main memory"
+        else:
+            raise
         raise UserError(
-            f"The GPU's memory ({total:.0f} GiB) is too small for this batch: halve max_tokens or batch_size and "
-            "double accumulation, which is the same update in more pieces."
+            f"{where} is too small to {what}: halve max_tokens or batch_size and double accumulation, which is the "
+            "same update in more pieces."
         ) from error
 
 

@@ -136,3 +136,10 @@ def test_gpus_are_named_with_their_memory(findings, monkeypatch, gigabytes, capa
     assert fine and found["GPU 0"] == found["GPU 1"]
     assert found["GPU 0"][1].startswith(f"Some GPU, {gigabytes} GiB; ") and words in found["GPU 0"][1]
     assert found["precision"][1].startswith(precision)
+
+
+def test_a_user_without_a_home_is_examined_too(findings, monkeypatch):
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does where there is no home
+    fine, found = findings()
+    assert fine and found["hub"][1].startswith("cache at ~")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import ntpath
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -118,6 +120,66 @@ def test_reading_what_is_not_there_or_not_json(tmp_path):
         files.read_json(tmp_path / "b.json")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"a": "\\ud800"}', "surrogates"),
+        (b'"\xed\xa0\x80"', "can't decode"),
+        (b"", "Expecting value"),
+        (b"9" * 5000, "not valid JSON"),
+    ],
+)
+def test_json_that_is_none_is_one_sentence(content, words, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        files.read_json(tmp_path / "a.json")
+    assert "delete it and run again" in one_sentence(caught.value)
+
+
+def test_json_with_escaped_letters_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('["\\u00e4", "\\ud83d\\ude00"]')
+    assert files.read_json(tmp_path / "a.json") == ["ä", "😀"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder", "is a folder"), ("x" * 5000, "too long"), ("a\0b", "zero byte")]
+)
+def test_a_path_that_is_no_file_is_one_sentence(name, words, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for use in (files.read_json, lambda path: files.write_json(path, 1)):
+        with pytest.raises(UserError, match=words) as caught:
+            use(tmp_path / name)
+        assert len(one_sentence(caught.value)) < 300
+
+
+def test_a_file_is_synced_by_a_handle_that_may_write(tmp_path, monkeypatch):
+    """As on Windows, where os.fsync refuses any other."""
+    fcntl, real = pytest.importorskip("fcntl"), os.fsync
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_json(tmp_path / "a.json", [1])
+    assert files.read_json(tmp_path / "a.json") == [1]
+
+
+def test_a_path_is_shown_from_here_or_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.shown_path(tmp_path / "runs/a") == os.path.join("runs", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os.path, "relpath", lambda path: ntpath.relpath(str(path), "C:\\here"))
+        assert files.shown_path("D:\\runs") == "D:\\runs"
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert files.shown_path(tmp_path / "runs") == str(tmp_path / "runs")
+
+
 def test_a_reader_never_sees_a_part_however_often_the_writer_is_killed(processes, tmp_path):
     path = tmp_path / "much.json"
     for _ in range(3):
@@ -192,6 +254,43 @@ def test_the_lock_is_free_after_the_block_and_after_an_error_in_it(tmp_path):
 def test_an_error_inside_the_block_stays_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), files.exclusive(tmp_path):
         (tmp_path / "missing").read_text()
+
+
+def test_a_waiting_process_says_so_once_and_goes_in_when_the_folder_is_free(tmp_path, capsys):
+    with files.exclusive(tmp_path, wait=5):
+        assert capsys.readouterr().out == ""  # nobody to wait for
+    lock = files.exclusive(tmp_path)
+    lock.__enter__()
+    threading.Timer(0.5, lambda: lock.__exit__(None, None, None)).start()
+    with files.exclusive(tmp_path, wait=20, note="Waiting for the teacher of another run"):
+        assert capsys.readouterr().out == "Waiting for the teacher of another run\n"
+
+
+def test_whoever_waited_long_enough_is_refused(tmp_path, capsys):
+    started = time.monotonic()
+    with (
+        files.exclusive(tmp_path),
+        pytest.raises(UserError, match="Another run is writing into"),
+        files.exclusive(tmp_path, wait=0.3),
+    ):
+        raise AssertionError("both are inside")
+    assert 0.3 <= time.monotonic() - started < 10 and "Waiting for another run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO], ids=errno.errorcode.get)
+def test_without_locks_that_fall_a_file_holds_the_folder_and_the_message_names_it(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", refuse(number))
+    with files.exclusive(tmp_path):
+        (held,) = tmp_path.glob(".*")
+        assert not can_hold(tmp_path)
+    assert can_hold(tmp_path) and not list(tmp_path.glob(".*"))
+    held.write_text("1\nanother-machine\n")  # left behind by a process that was killed on another machine
+    os.utime(held, (1, 1))
+    with pytest.raises(UserError, match="Another run is writing into") as caught, files.exclusive(tmp_path, wait=0.2):
+        raise AssertionError("both are inside")
+    assert f"if none is at work there, because it was killed, delete {held}." in one_sentence(caught.value)
+    held.unlink()
+    assert can_hold(tmp_path)
 
 
 # ---------------------------------------------------------------- the sentences

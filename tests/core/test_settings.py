@@ -6,10 +6,16 @@ import copy
 
 import pytest
 
+from kdutils import runner
 from kdutils.core.errors import UserError
 from kdutils.core.settings import PRESETS, Setting, Table, parse_assignments
+from kdutils.papers.distilbert.method import TripleLoss
+from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.r_drop.method import RDrop
+from kdutils.papers.seer_forcing.method import SeerForcing
 from tests.tiny import one_sentence
 
+TASKS = [experiment for name in runner.names() for experiment in runner.load(name).EXPERIMENTS]
 TABLE = Table(
     Setting("alpha", 5.0, 4.0, 3.0, "weight of the KL", "Table 7"),
     Setting("updates", 10, 20, 30, "optimiser steps"),
@@ -17,6 +23,9 @@ TABLE = Table(
     Setting("both", True, False, False, "a switch"),
     Setting("log_every", 5, 5, 5, "updates between lines"),
     Setting("tracker", "", "", "", "an experiment tracker"),
+)
+LISTS = Table(
+    Setting("languages", ["es", "fr"], [], [], "languages"), Setting("train_rows", [200, 500], [0], [0], "of each")
 )
 
 
@@ -67,6 +76,99 @@ def test_a_value_of_another_type_is_one_sentence(name, given):
     with pytest.raises(UserError, match=f"The setting '{name}' takes") as caught:
         TABLE.resolve("demo", {name: given})
     assert str(given).lower() in one_sentence(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("languages", '["ja", "ko"]', ["ja", "ko"]), ("languages", "['ja']", ["ja"]), ("languages", ("ja",), ["ja"]),
+        ("languages", " ['ja', 'ko'] ", ["ja", "ko"]), ("languages", "('ja', 'ko')", ["ja", "ko"]),
+        ("languages", [], []), ("train_rows", "[400]", [400]), ("train_rows", [400.0, "7"], [400, 7]),
+    ],
+)  # fmt: skip
+def test_a_list_is_read_as_json_or_python_writes_it(name, given, expected):
+    assert LISTS.resolve("demo", {name: given})[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("train_rows", 400, "takes a list of whole numbers in brackets, such as [200, 500], not 400."),
+        ("train_rows", "400", "takes a list of whole numbers in brackets, such as [200, 500], not 400."),
+        ("train_rows", "[1.5]", "takes a list of whole numbers in brackets, such as [200, 500], not [1.5]."),
+        ("languages", "ja", """takes a list of texts in brackets, such as ["es", "fr"], not 'ja'."""),
+        ("languages", "[ja]", """takes a list of texts in brackets, such as ["es", "fr"], not '[ja]'."""),
+        ("languages", "[None]", """takes a list of texts in brackets, such as ["es", "fr"], not [None]."""),
+        ("languages", "[" * 5000, """takes a list of texts in brackets, such as ["es", "fr"], not '[[["""),
+        ("languages", "__import__('os')", "takes a list of texts in brackets"),
+        ("train_rows", "[-1]", "train_rows is -1: it must be at least 0 and at most 100,000,000."),
+    ],
+)
+def test_what_is_no_such_list_is_told_one_form_that_works_everywhere(name, given, words):
+    with pytest.raises(UserError) as caught:
+        LISTS.resolve("demo", {name: given})
+    assert words in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("given", ["a\0b", "a\udcffb"])
+def test_text_that_is_none_is_one_sentence(given):
+    with pytest.raises(UserError, match="characters that are no text") as caught:
+        TABLE.resolve("demo", {"pair": given})
+    one_sentence(caught.value)
+
+
+# ---------------------------------------------------------------- bounds
+
+
+HUGE = (10**20, -1, "1e308", 1e308, float("inf"), "Infinity", float("nan"), "NaN", 10**400, "1" * 5000)
+
+
+@pytest.mark.parametrize("experiment", TASKS, ids=lambda one: f"{one.paper}-{one.name}")
+def test_every_number_of_every_paper_has_bounds_that_hold_its_presets(experiment):
+    """None may be negative: nothing here counts, weighs or lasts less than nothing."""
+    table, seen = experiment.settings, 0
+    for preset in PRESETS:
+        for name, value in table.resolve(preset).items():
+            table.settings[name].check(value)
+    for name, setting in table.settings.items():
+        sample = setting.demo[0] if isinstance(setting.demo, list) and setting.demo else setting.demo
+        if type(sample) not in (int, float):
+            continue
+        seen += 1
+        for value in HUGE:
+            with pytest.raises(UserError, match=f"{name} is|The setting '{name}' takes") as caught:
+                table.resolve("demo", {name: [value] if isinstance(setting.demo, list) else value})
+            assert len(one_sentence(caught.value)) < 250
+    assert seen > 20
+
+
+def test_a_value_out_of_bounds_is_told_its_bounds():
+    table = TABLE.extended(Setting("threads", 1, 0, 0, "threads"), Setting("own", 2, 2, 2, "own", bounds=(2, 64)))
+    for name, value, words in [
+        ("threads", 10_000, "threads is 10000: it must be at least 0 and at most 1,024."),
+        ("alpha", float("inf"), "alpha is inf: it must be at least 0 and at most 1,000,000."),
+        ("updates", 0, "updates is 0: it must be at least 1 and at most 1,000,000,000."),
+        ("own", 65, "own is 65: it must be at least 2 and at most 64."),
+        ("both", "2", "The setting 'both' takes true or false, such as True, not 2."),
+    ]:
+        with pytest.raises(UserError) as caught:
+            table.resolve("demo", {name: value})
+        assert one_sentence(caught.value) == words
+    assert table.resolve("demo", {"own": 64, "threads": 1024}).own == 64
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RDrop(float("inf")), lambda: TripleLoss((float("inf"), 1.0, 1.0)),
+        lambda: TripleLoss(temperature=float("inf")), lambda: SeerForcing(transfer="l2", transfer_weight=float("inf")),
+        lambda: LSSD(("de", "ko"), float("inf")),
+    ],
+)  # fmt: skip
+def test_a_method_that_is_made_by_hand_refuses_infinity_too(make):
+    with pytest.raises(UserError, match="inf") as caught:
+        make()
+    one_sentence(caught.value)
 
 
 def test_unknown_names_get_the_nearest_known_one():

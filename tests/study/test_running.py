@@ -87,7 +87,7 @@ def test_a_record_is_json_and_comes_back_the_same(runs):
         place = folder(CLASSIFICATION, TRAINED, runs) / f"seed-{record['seed']}"
         assert read_json(place / "record.json") == record
         result = read_json(place / "r_drop/result.json")
-        assert list(result.pop("weights")) == ["model/model.safetensors"]  # of the run, not of what it found
+        assert "model/model.safetensors" in result.pop("weights")  # of the run, not of what it found
         assert result == record["arms"]["r_drop"]
 
 

@@ -91,7 +91,7 @@ def test_sizes_and_facts_tell_the_training_pairs_of_each_language(task):
         ({"languages": ["de", "xx"], "train_rows": [5]}, "'xx'"), ({"pivot": "xx"}, "'xx'"),
         ({"train_rows": [0]}, "at least 1"), ({"test_rows": 0}, "at least 1"), ({"validation_rows": 0}, "at least 1"),
         ({"data": "nowhere"}, "no folder nowhere"), ({"temperature": 0.0}, "above 0"),
-        ({"epoch_rows": -1}, "cannot have -1"), ({"beams": 0}, "beams is 0"), ({"max_tokens": 4}, "raise max_tokens"),
+        ({"epoch_rows": -1}, "epoch_rows is -1"), ({"beams": 0}, "beams is 0"), ({"max_tokens": 4}, "raise max_tokens"),
         ({"test_split": "other"}, "'other'"),
     ],
     ids=str,

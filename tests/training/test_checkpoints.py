@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from kdutils.core.errors import UserError
-from kdutils.core.files import read_json
+from kdutils.core.errors import Paused, UserError
+from kdutils.core.files import file_digest, read_json, write_json
 from kdutils.training import checkpoints as c
-from tests.tiny import METHODS, Processes, fill_the_disk, one_sentence, started, told, train_and_tell
+from tests.tiny import METHODS, Processes, fill_the_disk, one_sentence, started, told, train, train_and_tell
 
 FILES = ("facts.json", "manifest.json", "model.safetensors", "random-0.pt", "training.pt", "head.safetensors")
 
@@ -182,6 +183,68 @@ def test_a_finished_run_whose_last_checkpoint_was_damaged_is_finished_again(kill
     assert ended["resumed_at"] == 9 and ended["found"] == undisturbed["averaged"]["found"]
 
 
+def forged(change):
+    """Rewrites the facts of a checkpoint and its manifest, so that all digests agree."""
+
+    def forge(path: Path) -> None:
+        facts = read_json(path / "facts.json")
+        write_json(path / "facts.json", change(facts) or facts)
+        manifest = read_json(path / "manifest.json")
+        write_json(path / "manifest.json", {**manifest, "facts.json": file_digest(path / "facts.json")})
+
+    return forge
+
+
+FORGERIES = {
+    "no identity": lambda facts: facts.pop("identity") and None,
+    "no place": lambda facts: facts.pop("at") and None,
+    "a number as text": lambda facts: facts["at"].update(update="9"),
+    "another update": lambda facts: facts["at"].update(update=12),
+    "an unknown field": lambda facts: facts["at"].update(more=1),
+    "no file of the best": lambda facts: facts["at"]["best"].pop("file") and None,
+    "a list as the best": lambda facts: facts["at"].update(best=[1]),
+    "a history of numbers": lambda facts: facts.update(history=[1, 2]),
+    "a list": lambda facts: [facts],
+    "a number": lambda facts: 7,
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_checkpoint_is_passed_over(forgery, killed, processes, undisturbed, tmp_path):
+    folder = copied(killed, tmp_path)
+    older, newer = checkpoints_in(folder)
+    forged(FORGERIES[forgery])(newer)
+    ended = go_on(processes, folder, "averaged")
+    assert ended["resumed_at"] == 6 and ended["found"] == undisturbed["averaged"]["found"]
+
+
+def test_a_forged_checkpoint_before_the_newest_does_not_stop_the_run(killed, processes, undisturbed, tmp_path):
+    folder = copied(killed, tmp_path)
+    forged(FORGERIES["no place"])(checkpoints_in(folder)[0])
+    ended = go_on(processes, folder, "averaged")
+    assert ended["resumed_at"] == 9 and ended["found"] == undisturbed["averaged"]["found"]
+
+
+@pytest.mark.parametrize("name", ["optimizer", "scheduler", "method", "window"])
+def test_forged_tensors_are_passed_over_or_one_sentence(name, tmp_path):
+    with pytest.raises(Paused):
+        train(tmp_path, "averaged", until=0.0)
+    (only,) = checkpoints_in(tmp_path)
+    tensors = torch.load(only / "training.pt", weights_only=True)
+    for value in ("absent", {"wrong": 1}, [1], None):
+        told = {key: part for key, part in tensors.items() if key != name} | (
+            {} if value == "absent" else {name: value}
+        )
+        torch.save(told, only / "training.pt")
+        manifest = read_json(only / "manifest.json")
+        write_json(only / "manifest.json", {**manifest, "training.pt": file_digest(only / "training.pt")})
+        kept = Path(shutil.copytree(tmp_path, tmp_path.with_name(f"{name}-{value}")))
+        try:
+            assert train(kept, "averaged").resumed_at == 0
+        except UserError as error:
+            assert f"{only.name} cannot be gone on from" in one_sentence(error)
+
+
 # ---------------------------------------------------------------- the files themselves
 
 
@@ -278,6 +341,59 @@ def test_tied_weights_are_written_once_and_stay_tied(tmp_path):
     assert other.lm_head.weight is other.model.shared.weight
     whole = sum(p.numel() * 4 for p in net.parameters())
     assert (tmp_path / "net.safetensors").stat().st_size < whole + 20_000
+
+
+def test_equal_weights_give_equal_files(tmp_path):
+    """Whatever order safetensors writes the names of tied weights in."""
+    net = nn.ModuleDict({f"layer{number}": nn.Linear(3, 2) for number in range(9)})
+    for layer in net.values():
+        layer.weight = net["layer0"].weight
+    c.save_weights(net, tmp_path / "one.safetensors")
+    first = (tmp_path / "one.safetensors").read_bytes()
+    for _ in range(5):
+        c.save_weights(net, tmp_path / "another.safetensors")
+        assert (tmp_path / "another.safetensors").read_bytes() == first
+    assert list(json.loads(first[8 : 8 + int.from_bytes(first[:8], "little")])["__metadata__"]) == [
+        f"layer{number}.weight" for number in range(1, 9)
+    ]
+    other = nn.ModuleDict({f"layer{number}": nn.Linear(3, 2) for number in range(9)})
+    for layer in other.values():
+        layer.weight = other["layer0"].weight
+    c.load_weights(other, tmp_path / "another.safetensors")
+    assert torch.equal(other["layer5"].weight, net["layer0"].weight)
+
+
+# ---------------------------------------------------------------- exported models
+
+
+def exported(place: Path) -> dict[str, str]:
+    c.save_weights(small(), place / "model/model.safetensors")
+    c.save_weights(small(), place / "beside/seer.safetensors")
+    for name in ("model/config.json", "history.jsonl", "model/.hidden"):
+        (place / name).write_text(f"{name}")
+    return c.weights_digest(place, "model", "beside")
+
+
+def test_the_digest_of_an_export_is_that_of_its_files(tmp_path):
+    digests = exported(tmp_path)
+    assert list(digests) == ["beside/seer.safetensors", "model/config.json", "model/model.safetensors"]
+    assert all(digest == file_digest(tmp_path / name) for name, digest in digests.items())
+    assert c.weights_digest(tmp_path / "model").keys() == {"config.json", "model.safetensors"}
+    assert c.weights_digest(tmp_path, "nothing") == {}
+    (tmp_path / "model/README").write_text("what somebody adds does no harm")
+    c.check_weights(tmp_path, digests)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_exports_are_one_sentence_with_the_remedy(damage, tmp_path):
+    digests = exported(tmp_path)
+    DAMAGES[damage](tmp_path / "beside/seer.safetensors")
+    with pytest.raises(UserError, match=r"seer.safetensors is missing or damaged: delete the folder .* and run again"):
+        c.check_weights(tmp_path, digests)
+    for wrong in ({"model": digests["model/config.json"]}, {"a\0b": "x"}, {"model/config.json": 7}):
+        with pytest.raises(UserError, match="missing or damaged") as caught:
+            c.check_weights(tmp_path, wrong)
+        assert "\n" not in str(caught.value)
 
 
 def test_seeded_starts_every_generator_and_leaves_all_as_they_were():

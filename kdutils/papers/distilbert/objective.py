@@ -60,6 +60,6 @@ def smoothed_masking(examples: Iterable[dict], vocabulary: int, exponent: float 
 
 
 def _checked_weights(weights: Sequence[float]) -> tuple[float, float, float]:
-    if len(weights) != 3 or not all(weight >= 0 for weight in weights):
+    if len(weights) != 3 or not all(0 <= weight < float("inf") for weight in weights):
         raise UserError(f"The loss takes three weights of at least 0, not {tuple(weights)}.")
     return tuple(float(weight) for weight in weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +26,8 @@ class RDrop(Method):
     def __init__(
         self, alpha: float = 5.0, k: int = 1, m: int = 2, epsilon: float = 0.0, convention: str = "uniform"
     ) -> None:
-        if not alpha >= 0 or k < 1 or m < 2:  # so that NaN is refused too
-            raise UserError(f"R-Drop needs alpha >= 0, k >= 1 and m >= 2, not {alpha}, {k} and {m}.")
+        if not 0 <= alpha < math.inf or k < 1 or m < 2:  # so that NaN is refused too
+            raise UserError(f"R-Drop needs a finite alpha >= 0, k >= 1 and m >= 2, not {alpha}, {k} and {m}.")
         super().__init__(epsilon, convention)
         self.alpha, self.k, self.m = alpha, k, m
 

@@ -27,6 +27,7 @@ SETTINGS = Translation.settings_table.extended(
             "ours: best validation BLEU in the demo; not in the official code"),
     Setting("adversarial_weight", 0.003, 0.003, 0.003, "of the adversarial term, times 1 - alpha",
             "ours: best validation BLEU in the demo; not in the official code"),
+    alpha={"bounds": (0.0, 1.0)},
     max_words={"demo": 5},
     train_rows={"demo": 2000},
     data={"paper": "hub:wmt/wmt16/de-en", "source": f"{README}: WMT16, and three others"},

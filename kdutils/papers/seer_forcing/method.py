@@ -113,7 +113,7 @@ def seer_scores(model: nn.Module, seer: SeerDecoder, batches: Iterable[dict[str,
             right = (foreseen.argmax(-1) == targets).sum()
             nll = label_smoothed_nll(foreseen, targets, reduction="sum")
             apart = kl_divergence(foreseen, conventional, reduction="sum")
-            sums += torch.stack([nll, right.to(nll.dtype), apart]).double().cpu()
+            sums += torch.stack([nll, right.to(nll.dtype), apart]).cpu().double()
             count += len(targets)
     if not count:
         raise UserError("No token of these batches counts: check the data set.")

@@ -309,10 +309,10 @@ def test_real_text_and_a_real_exam(real_data, tmp_path):
 # ---------------------------------------------------------------- refused before anything is trained
 
 
-def refused(settings: Settings, place: Path, arms=None) -> str:
-    """The sentence with which a run is refused that has written nothing."""
+def refused(changes: dict, place: Path, arms=None) -> str:
+    """The sentence with which settings, or a run of them that has written nothing, are refused."""
     with pytest.raises(UserError) as caught:
-        run(EXPERIMENT, settings, [1], place, arms)
+        run(EXPERIMENT, chosen(**changes), [1], place, arms)
     assert not place.exists()
     return one_sentence(caught.value)
 
@@ -321,36 +321,36 @@ def refused(settings: Settings, place: Path, arms=None) -> str:
     ("change", "words"),
     [
         ({"student_layers": 3}, "student of 3 layers cannot start from a teacher of 2"),
-        ({"student_layers": 0}, "student of 0 layers"),
+        ({"student_layers": 0}, "student_layers is 0: it must be at least 1"),
         ({"downstream": []}, "downstream is empty"),
         ({"downstream": ["x/cola", "y/cola"]}, "called alike"),
-        ({"alpha_ce": -1.0}, "three weights of at least 0"),
-        ({"alpha_cos": -0.5}, "three weights of at least 0"),
-        ({"alpha_mlm": float("nan")}, "three weights of at least 0"),
+        ({"alpha_ce": -1.0}, "alpha_ce is -1.0: it must be at least 0"),
+        ({"alpha_cos": -0.5}, "alpha_cos is -0.5: it must be at least 0"),
+        ({"alpha_mlm": float("nan")}, "alpha_mlm is nan: it must be at least 0"),
         ({"alpha_ce": 0.0, "alpha_cos": 0.0}, "All three weights are 0"),  # so would be those of no_mlm
         ({"temperature": 0.0}, "temperature is 0"),
         ({"student_width": 8}, "another width"),
         ({"student_feedforward": 8}, "another width"),
         ({"data": "nowhere"}, "no folder nowhere"),
         ({"downstream": ["nowhere"]}, "no folder nowhere"),
-        ({"downstream_learning_rate": -1.0}, "learning rate of at least 0"),
-        ({"downstream_max_length": 2}, "max_length of at least"),
-        ({"second_alpha_ce": -1.0}, "three weights of at least 0"),
+        ({"downstream_learning_rate": -1.0}, "learning_rate is -1.0: it must be at least 0"),
+        ({"downstream_max_length": 2}, "max_length is 2: it must be at least 8"),
+        ({"second_alpha_ce": -1.0}, "second_alpha_ce is -1.0: it must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused_with_one_sentence(change, words, tmp_path):
-    assert words in refused(chosen(**change), tmp_path / "runs")
+    assert words in refused(change, tmp_path / "runs")
 
 
 @pytest.mark.parametrize("wrong", [{"model": "distilbert"}, {"student_layers": 0}, {"student_feedforward": -3}])
 def test_a_shape_without_sense_under_a_teacher_in_a_folder_is_refused(wrong, task, runs, tmp_path):
     changes = {"model": "teacher", **wrong}
     changes["model"] = str(exported(task, runs, changes["model"]))
-    refused(chosen(**changes), tmp_path / "runs", ["random_init"])
+    refused(changes, tmp_path / "runs", ["random_init"])
 
 
 def test_a_narrow_student_starts_at_random_and_has_no_cosine(task, runs, tmp_path):
-    assert "alpha_cos=0" in refused(chosen(student_width=8), tmp_path / "runs", ["random_init"])
+    assert "alpha_cos=0" in refused({"student_width": 8}, tmp_path / "runs", ["random_init"])
     narrow = chosen(student_width=8, alpha_cos=0.0, model=str(exported(task, runs, "teacher")))
     assert len(run(EXPERIMENT, narrow, [1], tmp_path / "runs", ["random_init"])) == 1
 

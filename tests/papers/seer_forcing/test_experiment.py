@@ -61,9 +61,8 @@ def trained(tmp_path_factory):
     ids=str,
 )  # fmt: skip
 def test_settings_that_cannot_work_are_one_sentence_before_anything_is_trained(change, tmp_path):
-    settings = tiny_settings(**change)
     with pytest.raises(UserError) as caught:
-        run(EXPERIMENT, settings, [1], tmp_path / "runs")
+        run(EXPERIMENT, tiny_settings(**change), [1], tmp_path / "runs")
     one_sentence(caught.value)
     assert not (tmp_path / "runs").exists()
 
