@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils import batches as b
 from kdutils import evaluation
-from kdutils.data import Corpus, draw_distinct, load_corpus
+from kdutils.data import Corpus, draw_distinct, load_corpus, overlaps
 from kdutils.divergences import label_smoothed_nll
 from kdutils.errors import UserError, unknown
 from kdutils.models import counted_logits, mode
@@ -312,7 +312,7 @@ class Multilingual(Translation):
             split: [{"language": row["language"], "src": row[ends[0]], "tgt": row[ends[1]]} for row in rows]
             for split, rows in splits.items()
         }
-        return Corpus(name, "translation", directed, (), (*s.languages, s.pivot), tuple(notes))
+        return Corpus(name, "translation", directed, (), (*s.languages, s.pivot), (*notes, *overlaps(directed)))
 
     def _found(self, train: Sequence[int]) -> tuple[dict[str, list[Row]], list[str], str]:
         """The corpora of all pairs from a folder or the hub, as one."""
@@ -331,7 +331,8 @@ class Multilingual(Translation):
                 seed=s.data_seed,
             )
             names.append(corpus.name)
-            notes += [f"{language}: {note}" for note in corpus.notes]
+            found_twice = overlaps(corpus.splits)  # most of these are left out below, and the rest is counted then
+            notes += [f"{language}: {note}" for note in corpus.notes if note not in found_twice]
             for split, found in corpus.splits.items():
                 splits[split] += [{"language": language, "pivot": row["tgt"], "other": row["src"]} for row in found]
         splits, leaks = without_leaks(splits)

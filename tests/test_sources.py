@@ -194,6 +194,25 @@ def test_rows_of_the_hub_without_a_label_are_left_out(hub):
     assert any("without a label" in note for note in corpus.notes)
 
 
+def test_labels_of_the_hub_that_are_null_or_became_floats(tmp_path, cache):
+    import pyarrow
+    import pyarrow.parquet
+
+    def table(split, labels, **more):
+        rows = [{"text": f"{split} {i}", "label": label, **more} for i, label in enumerate(labels)]
+        (tmp_path / "nulls").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"nulls/{split}-00000-of-00001.parquet")
+
+    table("train", [1.0, 0.0, None, *[1.0, 0.0] * 19], text_b=None)
+    table("validation", [0.0, 1.0, 1.0], text_b=None)
+    table("test", [None, None], text_b=None)
+    corpus = load_corpus(f"hub:{tmp_path}/nulls", "classification")
+    assert corpus.labels == ("0", "1") and corpus.splits["test"][1] == {"text": "validation 1", "label": 1}
+    assert corpus.sizes() == {"train": 38, "validation": 2, "test": 3}
+    notes = " ".join(corpus.notes)
+    assert "1 rows without a label were left out" in notes and "The labels of 'test' are hidden" in notes
+
+
 def test_configurations_of_the_hub(hub):
     sentence = refusal(f"hub:{hub}/sst3")
     assert "sst3" in sentence and "sst2, de-en" in sentence
