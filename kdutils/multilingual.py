@@ -240,13 +240,18 @@ class Multilingual(Translation):
         for language in languages:
             own = [row for row in rows if row["language"] == language]
             hypotheses = self.translate(model, [row["src"] for row in own], language=language)
-            found = evaluation.translation_scores(hypotheses, [row["tgt"] for row in own])
+            found = evaluation.translation_scores(hypotheses, [row["tgt"] for row in own], self._target(language))
             scores |= {f"test_{name}_{language}": score for name, score in found.items()}
         means = {f"test_{m}": sum(scores[f"test_{m}_{one}"] for one in languages) for m in ("bleu", "chrf")}
         return {**scores, **{name: total / len(languages) for name, total in means.items()}}
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "train_rows": self.sizes()}
+        signatures = dict.fromkeys(evaluation.bleu_signature(self._target(one)) for one in self.settings.languages)
+        return {**super().facts(), "train_rows": self.sizes(), "bleu_signature": "; ".join(signatures)}
+
+    def _target(self, language: str) -> str:
+        """The language that sentences of a pair are translated into."""
+        return self.settings.pivot if self.into_pivot else language
 
     def sizes(self) -> dict[str, int]:
         """Training pairs of each language, after what was too long or held out has gone."""

@@ -171,11 +171,11 @@ class Translation(Task):
         """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""
         rows = self.corpus.splits["test"]
         hypotheses = self.translate(model, [row["src"] for row in rows])
-        scores = evaluation.translation_scores(hypotheses, [row["tgt"] for row in rows])
+        scores = evaluation.translation_scores(hypotheses, [row["tgt"] for row in rows], self.corpus.languages[1])
         return {**super().test(model), **{f"test_{name}": score for name, score in scores.items()}}
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "bleu_signature": evaluation.bleu_signature()}
+        return {**super().facts(), "bleu_signature": evaluation.bleu_signature(self.corpus.languages[1])}
 
     def collate(self):
         return b.collate_translation()
@@ -263,7 +263,11 @@ class Classification(Task):
         return {"batch_size": self.settings.batch_size}
 
     def _scores(self, model: PreTrainedModel, split: str) -> dict[str, float]:
-        return evaluation.label_scores(model, self.fixed_batches(split))
+        return evaluation.label_scores(model, self.fixed_batches(split), evaluation.positive_class(self.corpus.labels))
+
+    def facts(self) -> dict[str, Any]:
+        positive = evaluation.positive_class(self.corpus.labels)
+        return {**super().facts(), "f1": "macro average" if positive is None else f"of {self.corpus.labels[positive]}"}
 
 
 class MaskedLM(Task):

@@ -11,6 +11,7 @@ import torch
 from kdutils.errors import UserError
 from kdutils.tasks import Classification, Translation
 from kdutils.training import Recipe
+from tests.corpus_files import write
 from tests.tiny import SMALL, assert_same_weights, one_sentence
 
 TABLES = {"translation": Translation, "classification": Classification}
@@ -79,6 +80,18 @@ def test_facts_say_what_the_data_was(task):
     assert facts["rows"] == {"train": 40, "validation": 10, "test": 10}
     assert facts["vocabulary"] == len(task.tokenizer) and facts["fingerprint"] == task.corpus.fingerprint
     assert ("bleu_signature" in facts) == (task.name == "translation")
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "said"),
+    [(("entailment", "not_entailment"), 0, "of entailment"), (("glad", "sad"), None, "macro average")],
+)
+def test_f1_is_that_of_the_class_that_the_names_call_positive(tmp_path, monkeypatch, labels, positive, said):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"text": f"word {i} and so on", "label": labels[i % 2]} for i in range(20)])
+    task = make("classification", data=str(tmp_path))
+    monkeypatch.setattr("kdutils.evaluation.label_scores", lambda model, batches, positive: {"positive": positive})
+    assert task.test(None) == {"test_positive": positive} and task.facts()["f1"] == said
 
 
 def test_translations_come_back_in_order_and_as_text():
