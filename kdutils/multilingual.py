@@ -84,8 +84,8 @@ class LanguageBatches(b.Batches):
         **options: Any,
     ) -> None:
         self.by_language: dict[str, list[int]] = {}
-        for index, example in enumerate(examples):
-            self.by_language.setdefault(example["language"], []).append(index)
+        for index, language in enumerate(_languages(examples)):
+            self.by_language.setdefault(language, []).append(index)
         sizes = {language: len(own) for language, own in self.by_language.items()}
         self.taken = virtual_epoch(sizes, temperature, epoch_rows) if sizes else {}
         super().__init__(examples, collate, **options)
@@ -100,6 +100,11 @@ class LanguageBatches(b.Batches):
         if self.shuffle:
             draw.shuffle(batches)
         return batches
+
+
+def _languages(examples: Sequence[b.Example]) -> list[str]:
+    compact = isinstance(examples, b.Examples)
+    return examples.column("language") if compact and examples else [example["language"] for example in examples]
 
 
 def _drawn(indices: Sequence[int], count: int, draw: random.Random) -> list[int]:
@@ -256,14 +261,15 @@ class Multilingual(Translation):
     def sizes(self) -> dict[str, int]:
         """Training pairs of each language, after what was too long or held out has gone."""
         counts = dict.fromkeys(self.settings.languages, 0)
-        for example in self.examples["train"]:
-            counts[example["language"]] += 1
+        for language in _languages(self.examples["train"]):
+            counts[language] += 1
         return counts
 
     def only(self, language: str, seed: int) -> b.Batches:
         """Shuffled batches of the training pairs of one language, for a model of its own."""
         self._tags(language)  # refuses an unknown one
-        own = [example for example in self.examples["train"] if example["language"] == language]
+        examples = self.examples["train"]
+        own = b.Examples(examples[i] for i, one in enumerate(_languages(examples)) if one == language)
         return LanguageBatches(own, self.collate(), seed=seed, **self._budget())
 
     def training_batches(self, seed: int) -> b.Batches:
@@ -274,11 +280,13 @@ class Multilingual(Translation):
         """All rows of a split, or the first few of each language, or those of one language, in a fixed order."""
         self._tags(language or self.settings.languages[0])  # refuses an unknown one
         kept, seen = [], dict.fromkeys(self.settings.languages, 0)
-        for example in self.examples[split]:
-            seen[example["language"]] += 1
-            if (rows is None or seen[example["language"]] <= rows) and language in ("", example["language"]):
-                kept.append(example)
-        return LanguageBatches(kept, self.collate(), shuffle=False, **self._budget())
+        for index, own in enumerate(_languages(self.examples[split])):
+            seen[own] += 1
+            if (rows is None or seen[own] <= rows) and language in ("", own):
+                kept.append(index)
+        return LanguageBatches(
+            b.Examples(self.examples[split][index] for index in kept), self.collate(), shuffle=False, **self._budget()
+        )
 
     def collate(self):
         plain, words = b.collate_translation(), self._target_words()
@@ -363,7 +371,7 @@ class Multilingual(Translation):
         return (own, pivot) if self.into_pivot else (own, own)
 
     def _examples(self, split: str) -> b.Examples:
-        way, parts, too_long = "drop" if split == "train" else "truncate", [], 0
+        way, examples = "drop" if split == "train" else "truncate", b.Examples()
         for language in self.settings.languages:
             rows = [row for row in self.corpus.splits[split] if row["language"] == language]
             if not rows:
@@ -378,13 +386,14 @@ class Multilingual(Translation):
                 raise UserError(
                     f"No {split} pair of '{language}' fits into a max_length of {most}: raise it."
                 ) from error
-            too_long += found.too_long
-            parts += [
-                {"source": [source, *one["source"]], "target": [target, *one["target"]], "language": language}
-                for one in found
-            ]
-        note = f"{too_long:,} rows were too long and were {'dropped' if way == 'drop' else 'cut'}." if too_long else ""
-        return b.Examples(parts, too_long, note)
+            examples.too_long += found.too_long
+            for one in found:
+                tagged = {"source": [source, *one["source"]], "target": [target, *one["target"]]}
+                examples.append({**tagged, "language": language})
+        if examples.too_long:
+            done = "dropped" if way == "drop" else "cut"
+            examples.note = f"{examples.too_long:,} rows were too long and were {done}."
+        return examples
 
     def scores(self, model: PreTrainedModel, split: str, language: str = "") -> dict[str, float]:
         """The `language_scores` of a split, of all languages or of one."""
