@@ -259,9 +259,28 @@ def test_greedy_translations_are_those_of_a_plain_loop_in_the_order_of_the_input
     model = translator(len(tokenizer)).eval()
     wanted = [greedy_oracle(model, tokenizer, sentence, 29) for sentence in SENTENCES]
     assert len(set(wanted)) > 5
-    for batch_size in (1, 5, 64):
-        got = translate(model, tokenizer, SENTENCES, max_length=30, batch_size=batch_size)
-        assert got == wanted
+    for max_tokens in (1, 20, 60, 4096):
+        assert translate(model, tokenizer, SENTENCES, max_length=30, max_tokens=max_tokens) == wanted
+
+
+@pytest.mark.parametrize("max_tokens", [1, 24, 50, 4096])
+def test_sentences_are_translated_by_tokens_and_not_by_rows(tokenizer, monkeypatch, max_tokens):
+    model, shapes = translator(len(tokenizer)).eval(), []
+    plain = model.generate
+
+    def generate(**inputs):
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return plain(**inputs)
+
+    monkeypatch.setattr(model, "generate", generate)
+    translate(model, tokenizer, SENTENCES, max_tokens=max_tokens)
+    assert sum(rows for rows, _ in shapes) == len(SENTENCES)
+    assert all(rows == 1 or rows * width <= max_tokens for rows, width in shapes)
+    assert all((rows + 1) * width > max_tokens for rows, width in shapes[:-1])  # as many as there is room for
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+    shapes.clear()
+    translate(model, tokenizer, SENTENCES * 3, beams=2, max_tokens=max_tokens)
+    assert [rows for rows, _ in shapes] == [64, 8]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -303,7 +322,7 @@ def test_edge_cases_of_translating(tokenizer):
     model = translator(len(tokenizer))
     assert translate(model, tokenizer, []) == []
     assert len(translate(model, tokenizer, ["", "狗"])) == 2
-    for bad in ({"beams": 0}, {"batch_size": 0}, {"max_length": 1}):
+    for bad in ({"beams": 0}, {"max_tokens": 0}, {"max_length": 1}):
         with pytest.raises(UserError, match=next(iter(bad))):
             translate(model, tokenizer, ["a"], **bad)
 

@@ -82,6 +82,18 @@ def test_facts_say_what_the_data_was(task):
     assert ("bleu_signature" in facts) == (task.name == "translation")
 
 
+def test_characters_that_no_training_row_has_are_counted(tmp_path):
+    known = [{"src": f"word {i}", "tgt": f"Wort {i}", "text": f"word {i}", "label": i % 2} for i in range(20)]
+    strange = [{**row, "tgt": f"言葉 {i}", "text": f"言葉 {i}"} for i, row in enumerate(known)]
+    for split, rows in {"train": known, "validation": known, "test": [*known[:13], *strange[:7]]}.items():
+        write(tmp_path / f"en-de.{split}.jsonl", rows)
+        write(tmp_path / f"{split}.jsonl", rows)
+    for name, what in (("translation", "references"), ("classification", "texts")):
+        lacks = [note for note in make(name, data=str(tmp_path), test_rows=0).notes if "lacks" in note]
+        said = f"7 of 20 test {what} hold characters that the vocabulary lacks: raise train_rows, "
+        assert lacks == [f"{said}or choose data or a model that knows them."]
+
+
 @pytest.mark.parametrize(
     ("labels", "positive", "said"),
     [(("entailment", "not_entailment"), 0, "of entailment"), (("glad", "sad"), None, "macro average")],
