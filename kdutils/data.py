@@ -19,7 +19,7 @@ import operator
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, 
     if source != "demo" and request.task != "classification":
         raise UserError(f"'{source}' is a corpus for classification: for {request.task} choose 'demo'.")
     sizes = DEMO_ROWS[request.task] | rows
-    drawn = draw_distinct(_demo_generator(source, request, seed), sum(sizes.values()), max_words)
+    drawn = draw_distinct(_demo_rows(source, request, seed), sum(sizes.values()), max_words)
     ends = [sum(sizes[name] for name in SPLITS[: i + 1]) for i in range(3)]
     splits = {name: drawn[end - sizes[name] : end] for name, end in zip(SPLITS, ends, strict=True)}
     kinds = ("negative", "positive") if source == "demo" else ("unacceptable", "acceptable")
@@ -158,37 +158,35 @@ def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, 
     return Corpus(source, request.task, splits, labels, request.languages)
 
 
-def _demo_generator(source: str, request: Request, seed: int) -> Callable[[int], list[Row]]:
+def _demo_rows(source: str, request: Request, seed: int) -> Iterable[Row]:
     from kdutils import grammar
 
     if request.task == "text":
-        return lambda n: [{"text": text} for text in grammar.text(n, seed, request.languages[0])]
+        return ({"text": text} for row in grammar.translation_stream(seed, request.languages) for text in row.values())
     if request.task == "classification":
-        make = grammar.sentiment if source == "demo" else grammar.acceptability
-        return lambda n: make(n, seed, request.languages[0])
+        make = grammar.sentiment_stream if source == "demo" else grammar.acceptability_stream
+        return make(seed, request.languages[0])
     source, target = request.languages
-    return lambda n: [
-        {"src": row[source], "tgt": row[target]} for row in grammar.translations(n, seed, request.languages)
-    ]
+    return ({"src": row[source], "tgt": row[target]} for row in grammar.translation_stream(seed, request.languages))
 
 
-def draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: int = 0) -> list[Row]:
-    """Draws `total` short enough rows of which no two share a text, in whatever column: no cut of them leaks."""
-    asked = total
-    while asked < 25 * total + 1000:
-        seen: dict[str, set] = {}
-        kept = []
-        for row in generate(asked):
-            texts = [(key, text) for key, text in row.items() if isinstance(text, str)]
-            short = not max_words or all(len(text.split()) <= max_words for _, text in texts)
-            if short and all(text not in seen.get(key, ()) for key, text in texts):
-                kept.append(row)
-                for key, text in texts:
-                    seen.setdefault(key, set()).add(text)
-        if len(kept) >= total:
-            return kept[:total]
-        needed = 1.05 * asked * total / max(len(kept), 1)  # at this yield; the first rows stay the same
-        asked = min(max(int(needed), asked + total - len(kept)), 12 * asked)
+def draw_distinct(rows: Iterable[Row], total: int, max_words: int = 0) -> list[Row]:
+    """The first `total` short enough rows of which no two share a text, in whatever column: no cut of them leaks.
+
+    `rows` may be endless: they are read once, and given up where less than one in 25 will do.
+    """
+    kept, seen = [], {}
+    for number, row in enumerate(rows, start=1):
+        texts = [(key, text) for key, text in row.items() if isinstance(text, str)]
+        short = not max_words or all(len(text.split()) <= max_words for _, text in texts)
+        if short and all(text not in seen.get(key, ()) for key, text in texts):
+            kept.append(row)
+            for key, text in texts:
+                seen.setdefault(key, set()).add(text)
+        if len(kept) == total:
+            return kept
+        if number % total == 0 and len(kept) * (25 * total + 1000) < number * total:
+            break
     raise UserError(f"The demo grammar does not yield {total} different sentences: ask for fewer rows.")
 
 

@@ -164,7 +164,7 @@ def _parallel(languages: tuple[str, ...], total: int, seed: int, max_words: int)
     """Rows of the grammar in all of these languages, no sentence twice; both directions are made of the same."""
     from kdutils import grammar
 
-    return draw_distinct(lambda n: grammar.translations(n, seed, languages), total, max_words)
+    return draw_distinct(grammar.translation_stream(seed, languages), total, max_words)
 
 
 def demo_splits(

@@ -12,7 +12,8 @@ from collections import Counter
 
 import pytest
 
-from kdutils.data import CARVED_MOST, Corpus, list_corpora, load_corpus, overlaps
+from kdutils.data import CARVED_MOST, Corpus, draw_distinct, list_corpora, load_corpus, overlaps
+from kdutils.errors import UserError
 from tests.corpus_files import labelled, pairs, refusal, write
 
 needs_grammar = pytest.mark.skipif(
@@ -396,9 +397,8 @@ class FakeGrammar:
     stock = 10_000
 
     @classmethod
-    def translations(cls, n, seed=0, languages=("en", "de")):
-        numbers = range(min(n, cls.stock))
-        return [{"en": f"s{i // 2}", "de": "wieder" if i % 3 == 0 else f"t{i}"} for i in numbers]
+    def translation_stream(cls, seed=0, languages=("en", "de")):
+        return ({"en": f"s{i // 2}", "de": "wieder" if i % 3 == 0 else f"t{i}"} for i in range(cls.stock))
 
 
 def test_sentences_of_the_demo_that_share_a_side_are_drawn_again(monkeypatch):
@@ -413,6 +413,37 @@ def test_sentences_of_the_demo_that_share_a_side_are_drawn_again(monkeypatch):
     assert {row["src"][0] for row in rows} <= {"t", "w"}
     monkeypatch.setattr(FakeGrammar, "stock", 60)
     assert "fewer rows" in refusal("demo", "translation", rows={"train": 50})
+
+
+def test_the_rows_of_the_demo_are_drawn_once_and_given_up_in_time():
+    drawn = []
+
+    def rows(every: int):
+        for number in itertools.count():
+            drawn.append(number)
+            yield {"text": f"{number} is short" if number % every == 0 else f"{number} is much too long"}
+
+    assert [row["text"] for row in draw_distinct(rows(24), 50, 3)] == [f"{24 * i} is short" for i in range(50)]
+    assert drawn == [*range(49 * 24 + 1)]
+    drawn.clear()
+    with pytest.raises(UserError, match="fewer rows"):
+        draw_distinct(rows(200), 5000, 3)
+    assert len(drawn) == 5000
+
+
+# The corpora of the recorded runs: settings, and the first letters of the fingerprint that the records carry.
+RECORDED = [
+    ("text", {"rows": {"train": 8000, "validation": 200, "test": 200}, "max_words": 6}, "93344f6c5b05"),
+    ("translation", {"rows": {"train": 500, "validation": 200, "test": 200}, "max_words": 7}, "496458ab88a3"),
+    ("translation", {"rows": {"train": 2000, "validation": 200, "test": 200}, "max_words": 5}, "93a62d765668"),
+    ("classification", {"rows": {"train": 1500, "validation": 300, "test": 300}}, "cdffffd241da"),
+]
+
+
+@needs_grammar
+@pytest.mark.parametrize(("task", "options", "fingerprint"), RECORDED)
+def test_the_recorded_corpora_of_the_grammar_are_drawn_today(task, options, fingerprint):
+    assert load_corpus("demo", task, **options).fingerprint.startswith(fingerprint)
 
 
 @needs_grammar

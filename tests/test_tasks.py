@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from kdutils.errors import UserError
-from kdutils.tasks import Classification, Translation
+from kdutils.multilingual import ManyToOne, OneToMany
+from kdutils.tasks import Classification, MaskedLM, Translation
 from kdutils.training import Recipe
 from tests.corpus_files import write
 from tests.tiny import SMALL, assert_same_weights, one_sentence
@@ -92,6 +95,25 @@ def test_characters_that_no_training_row_has_are_counted(tmp_path):
         lacks = [note for note in make(name, data=str(tmp_path), test_rows=0).notes if "lacks" in note]
         said = f"7 of 20 test {what} hold characters that the vocabulary lacks: raise train_rows, "
         assert lacks == [f"{said}or choose data or a model that knows them."]
+
+
+@pytest.mark.slow
+def test_the_demo_corpora_of_the_records_are_drawn_today():
+    """Every recorded run on the grammar could be run again on the same rows."""
+    tasks = {cls.name: cls for cls in (Translation, Classification, MaskedLM, ManyToOne, OneToMany)}
+    names = {"data", "pair", "language", "languages", "pivot", "max_words", "data_seed", "test_split"}
+    names |= {f"{split}_rows" for split in ("train", "validation", "test")}
+    expected = {}
+    for path in (Path(__file__).resolve().parents[1] / "results").glob("*/demo/*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        chosen = {name: value for name, value in record["settings"].items() if name in names}
+        if record["settings"]["data"] == "demo":
+            fingerprint = record["provenance"]["data"]["fingerprint"]
+            assert expected.setdefault((record["task"], json.dumps(chosen)), fingerprint) == fingerprint
+    assert len(expected) > 5
+    for (name, chosen), fingerprint in expected.items():
+        task = tasks[name](tasks[name].settings_table.resolve("demo", json.loads(chosen)))
+        assert task.corpus.fingerprint == fingerprint, chosen
 
 
 @pytest.mark.parametrize(
