@@ -50,7 +50,7 @@ NEEDED = {
 EMPTY = "is empty in column"
 LONGEST_LINE = 2**24  # bytes; a longer one is no sentence, and a small archive can unpack to one that fills the memory
 MOST_MEMORY = 2**33  # bytes that the rows of one file may take, of the 12 GB that the study preset asks for
-ROW_MEMORY = 200  # bytes that Python takes for a row besides its text
+ROW_MEMORY = 400  # bytes that Python takes for a row besides its text
 # By name, because they come from the libraries below `datasets`, which change with its version.
 NETWORK_ERRORS = {
     "ConnectionError",
@@ -238,7 +238,10 @@ def _json_objects(path: Path) -> Iterator[tuple[int, Row]]:
 
 def open_hub(source: str, request: Request) -> Found:
     """Loads "hub:..." from the cache or the network by the library `datasets`; no loading script is run."""
-    path, config, revision = _hub_address(source.removeprefix("hub:"))
+    try:
+        path, config, revision = _hub_address(source.removeprefix("hub:"))
+    except OSError as error:  # a path on the disk that is too long, or may not be read
+        raise _unreadable(Path(source.removeprefix("hub:")), error) from error
     dataset = _load_from_hub(path, config, revision)
     about = next(iter(dataset.values())).info
     if config is None and about.config_name not in (None, "default"):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,6 +49,15 @@ GOOD = gzip.compress("".join(json.dumps(row) + "\n" for row in labelled(5000)).e
         (gzip.compress(b'{"text": "a\\ud800", "label": 1}\n'), "line 1 has half of a surrogate"),
         (gzip.compress(b'{"text": "a", "score": 1.5}\n'), "text, score"),
         (gzip.compress(b'{"te\\nxt": "a"}\n'), "te xt"),
+        (gzip.compress(b'{"te\\ud800xt": "a"}\n'), "te?xt"),
+        (gzip.compress(b'{"text": "a", "label": ' + b"[" * 900 + b"]" * 900 + b"}\n"), "line 1 has a list in column"),
+        (
+            gzip.compress(b'{"text": ' + b'{"a": ' * 900 + b"1" + b"}" * 900 + b', "label": 1}\n'),
+            "line 1 has a dict in",
+        ),
+        (gzip.compress(b'{"text": "a", "label": 1e999}\n'), "line 1 has inf in column 'label'"),
+        (gzip.compress(b'{"text": "a", "label": ' + b"9" * 5000 + b"}\n"), "line 1 is not valid JSON"),
+        (gzip.compress(bytes(2**25)), "line 1 has more than 16 MB"),
     ],
 )
 def test_broken_files_are_named_with_the_line(classification_folder, content, words):
@@ -55,6 +65,45 @@ def test_broken_files_are_named_with_the_line(classification_folder, content, wo
     (classification_folder / "train.jsonl.gz").write_bytes(content)
     sentence = refusal(classification_folder)
     assert "train.jsonl.gz" in sentence and words in sentence
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_is_given_up(classification_folder, monkeypatch):
+    monkeypatch.setattr("kdutils.sources.MOST_MEMORY", 3 * 2**20)
+    for line, name in ((b"\n", "train.jsonl.gz"), (b'{"text": "a", "label": 1}\n', "train.jsonl")):
+        (classification_folder / "train.jsonl").unlink(missing_ok=True)
+        content = line * 100_000
+        (classification_folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        assert f"{name} needs more than 0 GB of memory" in refusal(classification_folder)
+        (classification_folder / name).unlink()
+
+
+def test_a_long_line_is_a_text_like_any_other(classification_folder):
+    rows = [*labelled(40), {"text": "so " * 400_000, "label": 1}]
+    write(classification_folder / "train.jsonl", rows)
+    assert len(load_corpus(classification_folder, "classification").splits["train"][-1]["text"]) == 1_200_000
+
+
+def test_what_is_called_like_a_data_file_and_is_none(classification_folder):
+    (classification_folder / "train.jsonl").unlink()
+    for make in (Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo):
+        make(classification_folder / "train.jsonl")
+        assert "train.jsonl is called like a data file but is none" in refusal(classification_folder)
+        (classification_folder / "train.jsonl").rename(classification_folder / f"other-{time.monotonic_ns()}")
+
+
+def test_names_of_folders_that_no_system_has(tmp_path):
+    for name in ("a\0b", "x" * 300, "x/" * 3000, "\udcff"):
+        for source in (name, f"hub:./{name}", f"hub:{tmp_path}/{name}"):
+            refusal(source).encode("utf-8", "surrogateescape")
+
+
+def test_line_ends_and_marks_of_other_systems(classification_folder):
+    (classification_folder / "train.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in labelled(40))
+    )
+    assert load_corpus(classification_folder, "classification").splits["train"] == labelled(40)
+    (classification_folder.parent / "MANIFEST.json").write_text("[" * 100_000)
+    assert load_corpus(classification_folder, "classification").labels == ("0", "1")
 
 
 def test_an_empty_side_of_a_translation(translation_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_a_vocabulary_below_the_alphabet_is_refused():
     assert len(train_tokenizer(TEXTS, needed)) == needed
     with pytest.raises(UserError, match=str(needed)):
         train_tokenizer(TEXTS, needed - 1)
+
+
+def test_a_word_of_a_million_letters_takes_no_hours():
+    started = time.monotonic()
+    tokenizer = train_tokenizer([*TEXTS, "가나다" * 300_000], 200)
+    (example,) = masked_lm_examples(["가나다" * 300_000], tokenizer, 32)
+    assert time.monotonic() - started < 30 and len(example["input_ids"]) == 32
 
 
 @pytest.mark.parametrize("texts", [[], ["", "  "]])
