@@ -261,7 +261,8 @@ def _hub_address(address: str) -> tuple[str, str | None, str | None]:
     """Path or owner/name, configuration, revision."""
     if _is_local(address):
         folder = Path(os.path.expanduser(address))
-        if (folder.parent / "README.md").is_file() and not (folder / "README.md").is_file():
+        about = folder.parent / "README.md"
+        if not (folder / "README.md").is_file() and about.is_file() and b"config_name:" in about.read_bytes():
             return str(folder.parent), folder.name, None
         if not folder.is_dir():
             raise no_folder(folder)

@@ -229,6 +229,14 @@ def test_json_lines_in_the_layout_of_the_hub_by_a_relative_path(tmp_path, cache,
     assert load_corpus("hub:./nli", "text", columns={"text": "premise"}).splits["test"][2] == {"text": "p2"}
 
 
+def test_a_readme_beside_a_data_set_that_lists_no_configurations_is_just_a_readme(tmp_path, cache, monkeypatch):
+    (tmp_path / "README.md").write_text("# My project\n")
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"plain/{split}.jsonl", labelled(6))
+    monkeypatch.chdir(tmp_path)
+    assert load_corpus("hub:./plain", "classification").sizes()["train"] == 6
+
+
 def test_rows_of_the_hub_without_a_label_are_left_out(hub):
     import pyarrow
     import pyarrow.parquet
