@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -64,9 +65,9 @@ def collate_translation(pad: int = PAD, bos: int = BOS) -> Callable[[list[Exampl
     """
 
     def collate(rows: list[Example]) -> Batch:
-        targets = [row["target"] for row in rows]
-        labels, _ = _padded(targets, IGNORED)
-        decoder, _ = _padded([[bos, *target[:-1]] for target in targets], pad)
+        labels, content = _padded([row["target"] for row in rows], IGNORED)
+        decoder = torch.full_like(labels, bos)
+        decoder[:, 1:] = torch.where(content[:, 1:] == 1, labels[:, :-1], pad)
         return {
             **_inputs([row["source"] for row in rows], pad),
             "decoder_input_ids": decoder,
@@ -170,12 +171,13 @@ def _inputs(sequences: list[list[int]], pad: int) -> Batch:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _padded(sequences: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
+def _padded(sequences: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     """Sequences filled up on the right to the longest, (B, S), and 1 where there is content, (B, S)."""
-    longest = max(len(sequence) for sequence in sequences)
-    ids = [sequence + [value] * (longest - len(sequence)) for sequence in sequences]
-    content = [[1] * len(sequence) + [0] * (longest - len(sequence)) for sequence in sequences]
-    return torch.tensor(ids, dtype=torch.long), torch.tensor(content, dtype=torch.long)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    content = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(content.shape, value, dtype=np.int64)
+    ids[content] = np.concatenate(sequences)
+    return torch.from_numpy(ids), torch.from_numpy(content.astype(np.int64))
 
 
 def _counted(labels: Tensor) -> Batch:
@@ -267,7 +269,9 @@ class Batches:
 
     def batch(self, epoch: int, index: int) -> Batch:
         """Batch `index` of `epoch`, on the CPU; whenever it is asked for, its random draws are the same."""
-        rows = [self.examples[i] for i in self._planned(epoch)[index]]
+        chosen = self._planned(epoch)[index]
+        compact = isinstance(self.examples, Examples)
+        rows = self.examples.arrays(chosen) if compact else [self.examples[i] for i in chosen]
         if not self._draws:
             return self.collate(rows)
         number = int(digest(f"{self.seed}-{epoch}-{index}")[:15], 16)
@@ -298,6 +302,8 @@ class Batches:
 
 
 def _sides(examples: Sequence[Example], lengths: Sequence[int] | None) -> list[tuple[int, ...]]:
+    if lengths is None and isinstance(examples, Examples):
+        return examples.lengths()
     if lengths is None:
         return [tuple(len(value) for value in row.values() if isinstance(value, list)) for row in examples]
     if len(lengths) != len(examples):

@@ -17,8 +17,9 @@ import functools
 import hashlib
 import operator
 import random
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def load_corpus(
 
     Without a test split, or with one whose labels are hidden, the validation split becomes the test split. A
     missing validation split is carved from train: 5 % but at most 1,000 rows, chosen by a hash of their text,
-    so that it is always the same and equal texts stay together.
+    so that it is always the same and equal texts stay together. Neither carving nor `rows` takes the last row of
+    a class from train. Rows of validation and test that also stand in train are kept, and counted in the notes.
     Raises UserError, one sentence, for whatever is wrong with the request or the data.
     """
     request = _request(task, pair, language, columns)
@@ -107,7 +109,7 @@ def load_corpus(
     splits = _splits(found, request, test_split)
     labels = _number_labels(splits, found, request) if task == "classification" else ()
     splits = {split: _sample(split, splits[split], most.get(split), seed, request) for split in SPLITS}
-    notes = tuple(dict.fromkeys(request.notes))
+    notes = tuple(dict.fromkeys((*request.notes, *overlaps(splits))))
     return Corpus(found.name, task, splits, labels, found.languages or request.languages, notes)
 
 
@@ -142,7 +144,7 @@ def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, 
     if source != "demo" and request.task != "classification":
         raise UserError(f"'{source}' is a corpus for classification: for {request.task} choose 'demo'.")
     sizes = DEMO_ROWS[request.task] | rows
-    drawn = draw_distinct(_demo_generator(source, request, seed), sum(sizes.values()), max_words)
+    drawn = draw_distinct(_demo_rows(source, request, seed), sum(sizes.values()), max_words)
     ends = [sum(sizes[name] for name in SPLITS[: i + 1]) for i in range(3)]
     splits = {name: drawn[end - sizes[name] : end] for name, end in zip(SPLITS, ends, strict=True)}
     kinds = ("negative", "positive") if source == "demo" else ("unacceptable", "acceptable")
@@ -166,40 +168,38 @@ def demo_rows(languages: tuple[str, ...], total: int, seed: int = 0, max_words: 
     """Sentences of the grammar in all of these languages, {language: text}, of which no two are the same."""
     from kdutils.grammar import corpus as grammar
 
-    return draw_distinct(lambda n: grammar.translations(n, seed, languages), total, max_words)
+    return draw_distinct(grammar.translation_stream(seed, languages), total, max_words)
 
 
-def _demo_generator(source: str, request: Request, seed: int) -> Callable[[int], list[Row]]:
+def _demo_rows(source: str, request: Request, seed: int) -> Iterable[Row]:
     from kdutils.grammar import corpus as grammar
 
     if request.task == "text":
-        return lambda n: [{"text": text} for text in grammar.text(n, seed, request.languages[0])]
+        return ({"text": text} for row in grammar.translation_stream(seed, request.languages) for text in row.values())
     if request.task == "classification":
-        make = grammar.sentiment if source == "demo" else grammar.acceptability
-        return lambda n: make(n, seed, request.languages[0])
+        make = grammar.sentiment_stream if source == "demo" else grammar.acceptability_stream
+        return make(seed, request.languages[0])
     source, target = request.languages
-    return lambda n: [
-        {"src": row[source], "tgt": row[target]} for row in grammar.translations(n, seed, request.languages)
-    ]
+    return ({"src": row[source], "tgt": row[target]} for row in grammar.translation_stream(seed, request.languages))
 
 
-def draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: int = 0) -> list[Row]:
-    """Draws `total` short enough rows of which no two share a text, in whatever column: no cut of them leaks."""
-    asked = total
-    while asked < 25 * total + 1000:
-        seen: dict[str, set] = {}
-        kept = []
-        for row in generate(asked):
-            texts = [(key, text) for key, text in row.items() if isinstance(text, str)]
-            short = not max_words or all(len(text.split()) <= max_words for _, text in texts)
-            if short and all(text not in seen.get(key, ()) for key, text in texts):
-                kept.append(row)
-                for key, text in texts:
-                    seen.setdefault(key, set()).add(text)
-        if len(kept) >= total:
-            return kept[:total]
-        needed = 1.05 * asked * total / max(len(kept), 1)  # at this yield; the first rows stay the same
-        asked = min(max(int(needed), asked + total - len(kept)), 12 * asked)
+def draw_distinct(rows: Iterable[Row], total: int, max_words: int = 0) -> list[Row]:
+    """The first `total` short enough rows of which no two share a text, in whatever column: no cut of them leaks.
+
+    `rows` may be endless: they are read once, and given up where less than one in 25 will do.
+    """
+    kept, seen = [], {}
+    for number, row in enumerate(rows, start=1):
+        texts = [(key, text) for key, text in row.items() if isinstance(text, str)]
+        short = not max_words or all(len(text.split()) <= max_words for _, text in texts)
+        if short and all(text not in seen.get(key, ()) for key, text in texts):
+            kept.append(row)
+            for key, text in texts:
+                seen.setdefault(key, set()).add(text)
+        if len(kept) == total:
+            return kept
+        if number % total == 0 and len(kept) * (25 * total + 1000) < number * total:
+            break
     raise UserError(f"The demo grammar does not yield {total} different sentences: ask for fewer rows.")
 
 
@@ -209,9 +209,8 @@ def draw_distinct(generate: Callable[[int], list[Row]], total: int, max_words: i
 def _splits(found: Found, request: Request, test_split: str) -> dict[str, list[Row]]:
     plan = _plan(found, test_split)
     splits = {ours: found.readers[theirs]() for ours, theirs in plan.items()}
-    if request.task == "classification" and _hidden(splits):
-        del splits["test"]
-        request.notes.append(f"The labels of '{plan['test']}' are hidden (all -1): it was not used.")
+    if request.task == "classification":
+        _leave_out_unlabelled(splits, plan, found, request)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
         request.notes.append(f"There is no test split to use: '{plan['validation']}' serves as the test split.")
@@ -242,39 +241,99 @@ def _plan(found: Found, test_split: str) -> dict[str, str]:
     return plan
 
 
-def _hidden(splits: dict[str, list[Row]]) -> bool:
+def _leave_out_unlabelled(splits: dict[str, list[Row]], plan: dict[str, str], found: Found, request: Request) -> None:
+    """Removes splits whose labels are hidden, and rows whose label is -1 where that stands for none.
+
+    It does where the source names its labels and -1 is not among them, or where a split has no other label although
+    train has two or more others.
+    """
     train = {row["label"] for row in splits["train"]}
-    return "test" in splits and -1 not in train and all(row["label"] == -1 for row in splits["test"])
+    none = bool(found.label_names) and -1 not in found.label_names
+    for split in ("validation", "test"):
+        shown = {row["label"] for row in splits.get(split, ())}
+        if shown == {None} or shown == {-1} and len(train - {-1}) > 1:
+            del splits[split]
+            none = none or shown == {-1}
+            what = "all -1" if shown == {-1} else "it has none"
+            request.notes.append(f"The labels of '{plan[split]}' are hidden ({what}): it was not used.")
+    for split, rows in splits.items() if none else ():
+        splits[split] = [row for row in rows if row["label"] != -1]
+        if len(splits[split]) < len(rows):
+            left = len(rows) - len(splits[split])
+            request.notes.append(f"{split}: {left:,} rows without a label were left out.")
 
 
 def _carve(rows: list[Row], name: str) -> tuple[list[Row], list[Row]]:
-    """Splits rows in two, the second 5 % but at most 1,000; rows of equal text stay on one side."""
-    keys = [_text_hash(row) for row in rows]
-    counts = Counter(keys)
+    """Splits rows in two, the second 5 % but at most 1,000; rows of equal text stay on one side.
+
+    The first keeps at least one row of every class.
+    """
+    keys = [hashlib.sha256(_given(row).encode()).digest() for row in rows]
+    labels: dict[bytes, list] = {}
+    for key, row in zip(keys, rows, strict=True):
+        labels.setdefault(key, []).append(row.get("label"))
+    left = Counter(row.get("label") for row in rows)
     most = min(CARVED_MOST, max(1, int(len(rows) * CARVED_SHARE)))
     chosen, size = set(), 0
-    for key in sorted(counts):
-        if size + counts[key] <= most:
+    for key in sorted(labels):
+        taken = Counter(labels[key])
+        if size + taken.total() <= most and all(left[label] > n for label, n in taken.items()):
             chosen.add(key)
-            size += counts[key]
-    if not 0 < size < len(rows):
+            left -= taken
+            size += taken.total()
+    if not size:
         raise UserError(f"The train split of {name} has too few different rows to carve from: add the missing splits.")
     kept = [row for key, row in zip(keys, rows, strict=True) if key not in chosen]
     return kept, [row for key, row in zip(keys, rows, strict=True) if key in chosen]
 
 
-def _text_hash(row: Row) -> bytes:
-    """Of what a model is given (not the label or the translation): equal inputs must not be on both sides."""
+def _given(row: Row) -> str:
+    """What a model is given (not the label or the translation): equal inputs must not be on both sides.
+
+    In Unicode's composed form: the same letters are the same text, however they are written.
+    """
     given = row["src"] if "src" in row else f"{row['text']}\n{row.get('text_b', '')}"
-    return hashlib.sha256(given.encode()).digest()
+    return unicodedata.normalize("NFC", given)
+
+
+def overlaps(splits: Mapping[str, list[Row]]) -> tuple[str, ...]:
+    """A sentence for each of test and validation that has rows whose text, source or pair also stands in train."""
+    held_out = {_given(row) for split in ("test", "validation") for row in splits[split]}
+    seen = {given for row in splits["train"] if (given := _given(row)) in held_out}
+    counts = {split: sum(_given(row) in seen for row in splits[split]) for split in ("test", "validation")}
+    return tuple(
+        f"{count:,} of {len(splits[split]):,} {split} rows also stand in train."
+        for split, count in counts.items()
+        if count
+    )
 
 
 def _sample(split: str, rows: list[Row], most: int | None, seed: int, request: Request) -> list[Row]:
     if most is None or most >= len(rows):
         return rows
-    request.notes.append(f"{split}: a random sample of {most:,} of {len(rows):,} rows (seed {seed}).")
-    chosen = random.Random(f"{split} {seed}").sample(range(len(rows)), most)
+    draw = random.Random(f"{split} {seed}")
+    chosen = draw.sample(range(len(rows)), most)
+    swapped = split == "train" and request.task == "classification" and _keep_classes(chosen, rows)
+    request.notes.append(
+        f"{split}: a random sample of {most:,} of {len(rows):,} rows (seed {seed})"
+        + (f", {swapped:,} of them for classes that it had missed." if swapped else ".")
+    )
     return [rows[index] for index in sorted(chosen)]
+
+
+def _keep_classes(chosen: list[int], rows: list[Row]) -> int:
+    """Puts a row of every class that the sample lacks in the place of one of the largest class; how many those were."""
+    counts = Counter(rows[index]["label"] for index in chosen)
+    firsts = {row["label"]: index for index, row in reversed([*enumerate(rows)])}
+    missing = sorted(firsts.keys() - counts.keys())
+    for label in missing:
+        largest, size = counts.most_common(1)[0]
+        if size < 2:
+            raise UserError(f"{len(chosen)} training rows are too few for {len(firsts)} classes: raise their number.")
+        place = next(i for i, index in enumerate(chosen) if rows[index]["label"] == largest)
+        chosen[place] = firsts[label]
+        counts[largest], counts[label] = size - 1, 1
+    return len(missing)
 
 
 # --- labels -----------------------------------------------------------------------------------------------
@@ -282,7 +341,6 @@ def _sample(split: str, rows: list[Row], most: int | None, seed: int, request: R
 
 def _number_labels(splits: dict[str, list[Row]], found: Found, request: Request) -> tuple[str, ...]:
     """Replaces every label by its index in the returned names, which train decides."""
-    _settle_labels(splits, found, request)
     seen = {row["label"] for row in splits["train"]}
     names = found.label_names if all(isinstance(label, int) for label in seen) else {}
     if len(seen) < 2 or len({type(label) for label in seen}) > 1:
@@ -302,19 +360,8 @@ def _number_labels(splits: dict[str, list[Row]], found: Found, request: Request)
     for split, rows in splits.items():
         for row in rows:
             if row["label"] not in seen:
-                raise UserError(f"The {split} split of {found.name} has the label {row['label']!r}, which train lacks.")
+                raise UserError(
+                    f"The {split} split of {found.name} has the label {row['label']!r:.60}, which train lacks."
+                )
             row["label"] = index[row["label"]]
     return tuple(names.get(value, str(value)) for value in values)
-
-
-def _settle_labels(splits: dict[str, list[Row]], found: Found, request: Request) -> None:
-    """True and False become names; rows marked -1, where the source names its labels, have none and go."""
-    for split, rows in splits.items():
-        for row in rows:
-            if isinstance(row["label"], bool):
-                row["label"] = str(row["label"]).lower()
-        if found.label_names and -1 not in found.label_names:
-            labelled = [row for row in rows if row["label"] != -1]
-            if len(labelled) < len(rows):
-                request.notes.append(f"{split}: {len(rows) - len(labelled):,} rows without a label were left out.")
-            splits[split] = labelled

@@ -14,6 +14,7 @@ import functools
 import gzip
 import itertools
 import json
+import math
 import os
 import re
 import zlib
@@ -47,6 +48,9 @@ NEEDED = {
     "text": "'text'",
 }
 EMPTY = "is empty in column"
+LONGEST_LINE = 2**24  # bytes; a longer one is no sentence, and a small archive can unpack to one that fills the memory
+MOST_MEMORY = 2**33  # bytes that the rows of one file may take, of the 12 GB that the study preset asks for
+ROW_MEMORY = 400  # bytes that Python takes for a row besides its text
 # By name, because they come from the libraries below `datasets`, which change with its version.
 NETWORK_ERRORS = {
     "ConnectionError",
@@ -70,6 +74,7 @@ class Request:
     directed: bool = False  # the source says which language its "src" is
     swapped: bool = False  # and it is the one that is wanted as target
     drop_empty: bool = False  # leave rows with an empty side out, instead of refusing them
+    layout: dict[str, str] = field(default_factory=dict)  # of the train split, which is read first
 
 
 @dataclass
@@ -84,7 +89,7 @@ class Found:
 
 def some(names: Iterable[str], most: int = 12) -> str:
     """A list for a sentence: "a, b, c", cut after `most` names."""
-    names = [" ".join(str(name).split()) for name in names]
+    names = [" ".join(str(name).encode("utf-8", "replace").decode().split()) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + rest
 
@@ -135,8 +140,10 @@ def _files(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
+        if suffix is None or path.name.startswith("."):
             continue
+        if not path.is_file():
+            raise UserError(f"{path} is called like a data file but is none: rename or remove it.")
         stem = path.name.removesuffix(suffix)
         if stem in files:
             raise UserError(f"{folder} has both {files[stem].name} and {path.name}: keep one of them.")
@@ -173,7 +180,7 @@ def _manifest(folder: Path) -> tuple[dict[int, str], tuple[str, ...]]:
         about = json.loads((folder.parent / "MANIFEST.json").read_text("utf-8"))["sets"][folder.name]
         names = {int(key): str(name) for key, name in (about.get("labels") or {}).items()}
         return names, tuple(map(str, about.get("languages") or ()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}, ()
 
 
@@ -186,11 +193,22 @@ def _read(path: Path, request: Request) -> list[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a file, decoded one by one so that an error can name its line."""
-    number = 0
+    """Numbered lines of a file, decoded one by one so that an error can name its line.
+
+    They are read piece by piece and counted: a gzip of a few megabytes can unpack to more than there is memory.
+    """
+    number = memory = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(functools.partial(stream.readline, LONGEST_LINE + 1), b""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise UserError(f"{path}, line {number} has more than {LONGEST_LINE >> 20} MB: cut it into lines.")
+                memory += len(line) + ROW_MEMORY
+                if memory > MOST_MEMORY:
+                    raise UserError(
+                        f"{path} needs more than {MOST_MEMORY >> 30} GB of memory, with {number:,} lines read so far: "
+                        f"cut it into smaller corpora."
+                    )
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number} is not valid UTF-8: save the file as UTF-8.") from error
@@ -220,7 +238,10 @@ def _json_objects(path: Path) -> Iterator[tuple[int, Row]]:
 
 def open_hub(source: str, request: Request) -> Found:
     """Loads "hub:..." from the cache or the network by the library `datasets`; no loading script is run."""
-    path, config, revision = _hub_address(source.removeprefix("hub:"))
+    try:
+        path, config, revision = _hub_address(source.removeprefix("hub:"))
+    except OSError as error:  # a path on the disk that is too long, or may not be read
+        raise _unreadable(Path(source.removeprefix("hub:")), error) from error
     dataset = _load_from_hub(path, config, revision)
     about = next(iter(dataset.values())).info
     if config is None and about.config_name not in (None, "default"):
@@ -240,7 +261,8 @@ def _hub_address(address: str) -> tuple[str, str | None, str | None]:
     """Path or owner/name, configuration, revision."""
     if _is_local(address):
         folder = Path(os.path.expanduser(address))
-        if (folder.parent / "README.md").is_file() and not (folder / "README.md").is_file():
+        about = folder.parent / "README.md"
+        if not (folder / "README.md").is_file() and about.is_file() and b"config_name:" in about.read_bytes():
             return str(folder.parent), folder.name, None
         if not folder.is_dir():
             raise no_folder(folder)
@@ -293,9 +315,13 @@ def _read_hub(dataset: Any, path: str, split: str, request: Request) -> list[Row
     plain = [
         name
         for name, kind in dataset.features.items()
-        if isinstance(kind, Value | ClassLabel) or (name == "translation" and request.task == "translation")
+        if isinstance(kind, Value | ClassLabel)
+        and dataset.data.column(name).null_count < len(dataset)
+        or (name == "translation" and request.task == "translation")
     ]
-    rows = dataset.select_columns(plain).to_list()  # leaves out images and sound, which would be decoded
+    dataset = dataset.select_columns(plain)  # leaves out images and sound, which would be decoded
+    pieces = (range(start, min(start + 10_000, len(dataset))) for start in range(0, len(dataset), 10_000))
+    rows = (row for piece in pieces for row in dataset.select(piece).to_list())
     return _standardise(enumerate(rows), f"{path}, split {split}", "row", request)
 
 
@@ -303,19 +329,32 @@ def _read_hub(dataset: Any, path: str, split: str, request: Request) -> list[Row
 
 
 def _standardise(rows: Iterable[tuple[int, Row]], place: str, unit: str, request: Request) -> list[Row]:
-    """Rows under our column names, each of them checked; `place` and `unit` say where a fault lies."""
-    layout, kept, empty = None, [], 0
+    """Rows under our column names, each of them checked; `place` and `unit` say where a fault lies.
+
+    A label is None in all rows, where the source hides the labels of a split, or in none.
+    """
+    layout, kept, empty, unlabelled = None, [], 0, []
     for number, row in rows:
         if request.task == "translation" and isinstance(row.get("translation"), dict):
             row = row["translation"]
         layout = layout or _layout(row, place, request)
-        fault = _fault(row, layout)
+        fault = _fault(row, layout) or _unread(row, layout, request)
         if request.drop_empty and fault.startswith(EMPTY):
             empty += 1
         elif fault:
             raise UserError(f"{place}, {unit} {number} {fault}: correct or remove it.")
         else:
             kept.append({ours: row[theirs] for ours, theirs in layout.items()})
+            if request.task == "classification":
+                kept[-1]["label"] = label = _label(kept[-1].get("label"))
+                unlabelled += [number] if label is None else []
+    if 0 < len(unlabelled) < len(kept):
+        if not request.drop_empty:
+            raise UserError(
+                f"{place}, {unit} {unlabelled[0]} has no label, which others have: give it one or remove it."
+            )
+        kept = [row for row in kept if row["label"] is not None]
+        request.notes.append(f"{len(unlabelled):,} rows without a label were left out of {Path(place).name}.")
     if empty:
         request.notes.append(f"{empty:,} rows with empty text were left out of {Path(place).name}.")
     if not kept:
@@ -324,19 +363,24 @@ def _standardise(rows: Iterable[tuple[int, Row]], place: str, unit: str, request
 
 
 def _layout(row: Row, place: str, request: Request) -> dict[str, str]:
-    """Which of their columns serves as which of ours, judged by the first row."""
-    for theirs in request.columns.values():
-        if theirs not in row:
+    """Which of their columns serves as which of ours, judged by the first row; train says if texts come in pairs."""
+    for ours, theirs in request.columns.items():
+        if theirs not in row and not (ours == "label" and request.layout):
             raise unknown(f"column in {place} called", theirs, row)
-    for layout in _layouts(request):
-        if all(theirs in row for theirs in layout.values()):
-            _note_layout(layout, request)
-            return layout
-    example = {ours: "your column" for ours in OUR_COLUMNS[request.task] if ours != "text_b"}
-    raise UserError(
-        f"{place} has the columns {some(row)}, but {request.task} needs {NEEDED[request.task]}: "
-        f"say which is which with columns={example}."
-    )
+    layouts = [*_layouts(request)]
+    if "label" in request.layout:  # a split that is not train may hide its labels by leaving their column out
+        layouts += [{ours: theirs for ours, theirs in layout.items() if ours != "label"} for layout in layouts]
+    layout = next((layout for layout in layouts if all(theirs in row for theirs in layout.values())), None)
+    if layout is None:
+        raise UserError(
+            f"{place} has the columns {some(row)}, but {request.task} needs {NEEDED[request.task]}: "
+            f"rename its columns so (of a data set of the hub, in a copy of your own in a folder)."
+        )
+    if request.layout and ("text_b" in layout) != ("text_b" in request.layout):
+        raise UserError(f"{place} and the train split differ: give all splits pairs of texts, or none.")
+    _note_layout(layout, request)
+    request.layout = request.layout or layout
+    return layout
 
 
 def _layouts(request: Request) -> Iterator[dict[str, str]]:
@@ -373,19 +417,43 @@ def _fault(row: Row, layout: dict[str, str]) -> str:
     for ours, theirs in layout.items():
         if theirs not in row:
             return f"has no column '{theirs}' (it has {some(row)})"
-        value = row[theirs]
-        if ours == "label" and isinstance(value, int):
+        value = _label(row[theirs]) if ours == "label" else row[theirs]
+        if ours == "label" and (value is None or isinstance(value, int)):
             continue
         if value is None or isinstance(value, str) and not value.strip():
             return f"{EMPTY} '{theirs}'"
         if not isinstance(value, str):
             kind = "neither an integer nor text" if ours == "label" else "not text"
-            return f"has {value!r:.40} in column '{theirs}', which is {kind}"
+            shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.40}"
+            return f"has {shown} in column '{theirs}', which is {kind}"
         try:
             value.encode()
         except UnicodeEncodeError:
             return f"has half of a surrogate pair in column '{theirs}', which is no character"
     return ""
+
+
+def _label(value: Any) -> Any:
+    """A label as an integer (which one missing label makes a float) or as text (true and false are names).
+
+    None where there is none: null, NaN or blank. Anything else is returned as it is.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    blank = isinstance(value, str) and not value.strip() or isinstance(value, float) and math.isnan(value)
+    return None if blank else value
+
+
+def _unread(row: Row, layout: dict[str, str], request: Request) -> str:
+    """Says that a row has what the first row lacked, by which the columns were chosen: it would be lost in silence."""
+    if request.task != "classification" or "text" in request.columns:
+        return ""
+    if "label" not in layout and request.layout["label"] in row:
+        return "has a label, which the first row lacks"
+    pair = next((second for first, second in TEXT_PAIRS if first in row and second in row), "")
+    return f"is a pair with '{pair}', which the first row lacks" if pair and "text_b" not in layout else ""
 
 
 def list_corpora(folder: str | Path) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ Cheapest use:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from kdutils.core.errors import UserError, unknown
 from kdutils.grammar.choices import draw
@@ -35,13 +36,18 @@ def translations(n: int, seed: int = 0, languages: Sequence[str] = ("en", "de"))
     Raises UserError for an unknown language, for no language, and for n below 1.
     """
     _check(n, languages)
+    return [*islice(translation_stream(seed, languages), n)]
+
+
+def translation_stream(seed: int = 0, languages: Sequence[str] = ("en", "de")) -> Iterator[dict[str, str]]:
+    """The rows of `translations` one by one, without end, for whoever does not know how many he will need."""
     rng = random.Random(seed)
 
     def row() -> dict[str, str]:
         meaning = draw(SENTENCE, rng)
         return {language: finished(VOICES[language].sentence(meaning)) for language in languages}
 
-    return _distinct(n, row, lambda made: tuple(made.values()))
+    return _distinct(row, lambda made: tuple(made.values()))
 
 
 def text(n: int, seed: int = 0, language: str = "en") -> list[str]:
@@ -56,6 +62,11 @@ def sentiment(n: int, seed: int = 0, language: str = "en") -> list[dict]:
     for an unknown language and for n below 1.
     """
     _check(n, (language,))
+    return [*islice(sentiment_stream(seed, language), n)]
+
+
+def sentiment_stream(seed: int = 0, language: str = "en") -> Iterator[dict]:
+    """The rows of `sentiment` one by one, without end."""
     rng, labels = random.Random(seed), [0, 0]
 
     def row() -> dict:
@@ -63,7 +74,7 @@ def sentiment(n: int, seed: int = 0, language: str = "en") -> list[dict]:
         labels.append(int(rng.random() < 0.5) if even else 1 - labels[-1])
         return {"text": review(rng, labels[-1], language), "label": labels[-1]}
 
-    return _distinct(n, row, lambda made: made["text"], lambda: labels.pop())
+    return _distinct(row, lambda made: made["text"], lambda: labels.pop())
 
 
 def acceptability(n: int, seed: int = 0, language: str = "en") -> list[dict]:
@@ -75,22 +86,26 @@ def acceptability(n: int, seed: int = 0, language: str = "en") -> list[dict]:
     n below 1.
     """
     _check(n, (language,))
+    return [*islice(acceptability_stream(seed, language), n)]
+
+
+def acceptability_stream(seed: int = 0, language: str = "en") -> Iterator[dict]:
+    """The rows of `acceptability` one by one, without end."""
     if language == "ko":
         raise UserError("The order of Korean phrases is free: for acceptability choose en, de, fr or es.")
-    rng, rows, seen = random.Random(f"acceptability {seed}"), [], set()
-    while len(rows) < n:
+    rng, seen, label = random.Random(f"acceptability {seed}"), set(), 0
+    while True:
         words = finished(VOICES[language].sentence(draw(SENTENCE, rng))).split()
         key, place = " ".join(words), rng.randrange(1, max(2, len(words) - 2))
         if len(words) < 4 or key in seen or words[place] == words[place + 1]:
             continue
         if language == "de" and words[place][0].isupper() and words[place + 1][0].isupper():
             continue
+        label = 1 - label if len(seen) % 2 else int(rng.random() < 0.5)
         seen.add(key)
-        label = int(rng.random() < 0.5) if len(rows) % 2 == 0 else 1 - rows[-1]["label"]
         if not label:
             words[place], words[place + 1] = words[place + 1], words[place]
-        rows.append({"text": " ".join(words), "label": label})
-    return rows
+        yield {"text": " ".join(words), "label": label}
 
 
 def masked_distribution(words: Sequence[str], position: int, language: str = "en") -> dict[str, float]:
@@ -126,14 +141,13 @@ def _check(n: int, languages: Sequence[str]) -> None:
             raise unknown("language", language, LANGUAGES)
 
 
-def _distinct(n: int, make: Callable, key: Callable, undo: Callable = lambda: None) -> list:
-    """n things from make() whose keys differ; `undo` is called for each that is thrown away."""
-    seen, rows = set(), []
-    while len(rows) < n:
+def _distinct(make: Callable, key: Callable, undo: Callable = lambda: None) -> Iterator:
+    """Things from make() whose keys differ; `undo` is called for each that is thrown away."""
+    seen = set()
+    while True:
         row = make()
         if key(row) in seen:
             undo()
             continue
         seen.add(key(row))
-        rows.append(row)
-    return rows
+        yield row

@@ -57,7 +57,7 @@ class Task:
         self.tokenizer = self._tokenizer()
         self.examples = {split: self._examples(split) for split in self.corpus.splits}
         too_long = (f"{split}: {examples.note}" for split, examples in self.examples.items() if examples.note)
-        self.notes = (*self.corpus.notes, *too_long)
+        self.notes = (*self.corpus.notes, *too_long, *self._unknown())
 
     @classmethod
     def load(cls, settings: Settings) -> Corpus:
@@ -75,6 +75,16 @@ class Task:
         self.model(seed), self.training_batches(seed)
         for split in self.examples:
             self.fixed_batches(split)
+
+    def _unknown(self) -> list[str]:
+        """Says that more than one in a hundred test rows cannot be read or written in full."""
+        names, test = {"source": "sources", "target": "references", "input_ids": "texts"}, self.examples["test"]
+        advice = "raise train_rows, or choose data or a model that knows them"
+        return [
+            f"{count:,} of {len(test):,} test {names[side]} hold characters that the vocabulary lacks: {advice}."
+            for side, count in test.holding(self.tokenizer.unk_token_id).items()
+            if count > 0.01 * len(test)
+        ]
 
     def recipe(self, **changes: Any) -> Recipe:
         """The training recipe that the settings describe."""

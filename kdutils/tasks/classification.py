@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils.core.settings import Setting, Table
@@ -9,7 +11,7 @@ from kdutils.data import batches as b
 from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.models import build
 from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
-from kdutils.tasks.scores import label_scores
+from kdutils.tasks.scores import label_scores, positive_class
 
 
 class Classification(Task):
@@ -70,4 +72,8 @@ class Classification(Task):
         return {"batch_size": self.settings.batch_size}
 
     def _scores(self, model: PreTrainedModel, split: str) -> dict[str, float]:
-        return label_scores(model, self.fixed_batches(split))
+        return label_scores(model, self.fixed_batches(split), positive_class(self.corpus.labels))
+
+    def facts(self) -> dict[str, Any]:
+        positive = positive_class(self.corpus.labels)
+        return {**super().facts(), "f1": "macro average" if positive is None else f"of {self.corpus.labels[positive]}"}

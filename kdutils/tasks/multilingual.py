@@ -24,11 +24,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.settings import Setting, Table
 from kdutils.data import batches as b
-from kdutils.data.corpora import Corpus, check_demo, demo_rows, load_corpus
+from kdutils.data.corpora import Corpus, check_demo, demo_rows, load_corpus, overlaps
 from kdutils.data.readers import Row
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.forward import counted_logits, mode
-from kdutils.tasks.scores import translate, translation_scores
+from kdutils.tasks.scores import bleu_signature, translate, translation_scores
 from kdutils.tasks.translation import Translation
 
 PIVOT = "en"
@@ -83,8 +83,8 @@ class LanguageBatches(b.Batches):
         **options: Any,
     ) -> None:
         self.by_language: dict[str, list[int]] = {}
-        for index, example in enumerate(examples):
-            self.by_language.setdefault(example["language"], []).append(index)
+        for index, language in enumerate(_languages(examples)):
+            self.by_language.setdefault(language, []).append(index)
         sizes = {language: len(own) for language, own in self.by_language.items()}
         self.taken = virtual_epoch(sizes, temperature, epoch_rows) if sizes else {}
         super().__init__(examples, collate, **options)
@@ -99,6 +99,11 @@ class LanguageBatches(b.Batches):
         if self.shuffle:
             draw.shuffle(batches)
         return batches
+
+
+def _languages(examples: Sequence[b.Example]) -> list[str]:
+    compact = isinstance(examples, b.Examples)
+    return examples.column("language") if compact and examples else [example["language"] for example in examples]
 
 
 def _drawn(indices: Sequence[int], count: int, draw: random.Random) -> list[int]:
@@ -231,25 +236,31 @@ class Multilingual(Translation):
         for language in languages:
             own = [row for row in rows if row["language"] == language]
             hypotheses = self.translate(model, [row["src"] for row in own], language=language)
-            found = translation_scores(hypotheses, [row["tgt"] for row in own])
+            found = translation_scores(hypotheses, [row["tgt"] for row in own], self._target(language))
             scores |= {f"test_{name}_{language}": score for name, score in found.items()}
         means = {f"test_{m}": sum(scores[f"test_{m}_{one}"] for one in languages) for m in ("bleu", "chrf")}
         return {**scores, **{name: total / len(languages) for name, total in means.items()}}
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "train_rows": self.sizes()}
+        signatures = dict.fromkeys(bleu_signature(self._target(one)) for one in self.settings.languages)
+        return {**super().facts(), "train_rows": self.sizes(), "bleu_signature": "; ".join(signatures)}
+
+    def _target(self, language: str) -> str:
+        """The language that sentences of a pair are translated into."""
+        return self.settings.pivot if self.into_pivot else language
 
     def sizes(self) -> dict[str, int]:
         """Training pairs of each language, after what was too long or held out has gone."""
         counts = dict.fromkeys(self.settings.languages, 0)
-        for example in self.examples["train"]:
-            counts[example["language"]] += 1
+        for language in _languages(self.examples["train"]):
+            counts[language] += 1
         return counts
 
     def only(self, language: str, seed: int) -> b.Batches:
         """Shuffled batches of the training pairs of one language, for a model of its own."""
         self._tags(language)  # refuses an unknown one
-        own = [example for example in self.examples["train"] if example["language"] == language]
+        examples = self.examples["train"]
+        own = b.Examples(examples[i] for i, one in enumerate(_languages(examples)) if one == language)
         return LanguageBatches(own, self.collate(), seed=seed, **self._budget())
 
     def training_batches(self, seed: int) -> b.Batches:
@@ -260,11 +271,13 @@ class Multilingual(Translation):
         """All rows of a split, or the first few of each language, or those of one language, in a fixed order."""
         self._tags(language or self.settings.languages[0])  # refuses an unknown one
         kept, seen = [], dict.fromkeys(self.settings.languages, 0)
-        for example in self.examples[split]:
-            seen[example["language"]] += 1
-            if (rows is None or seen[example["language"]] <= rows) and language in ("", example["language"]):
-                kept.append(example)
-        return LanguageBatches(kept, self.collate(), shuffle=False, **self._budget())
+        for index, own in enumerate(_languages(self.examples[split])):
+            seen[own] += 1
+            if (rows is None or seen[own] <= rows) and language in ("", own):
+                kept.append(index)
+        return LanguageBatches(
+            b.Examples(self.examples[split][index] for index in kept), self.collate(), shuffle=False, **self._budget()
+        )
 
     def collate(self):
         plain, words = b.collate_translation(), self._target_words()
@@ -303,7 +316,7 @@ class Multilingual(Translation):
             split: [{"language": row["language"], "src": row[ends[0]], "tgt": row[ends[1]]} for row in rows]
             for split, rows in splits.items()
         }
-        return Corpus(name, "translation", directed, (), (*s.languages, s.pivot), tuple(notes))
+        return Corpus(name, "translation", directed, (), (*s.languages, s.pivot), (*notes, *overlaps(directed)))
 
     def _found(self, train: Sequence[int]) -> tuple[dict[str, list[Row]], list[str], str]:
         """The corpora of all pairs from a folder or the hub, as one."""
@@ -322,7 +335,8 @@ class Multilingual(Translation):
                 seed=s.data_seed,
             )
             names.append(corpus.name)
-            notes += [f"{language}: {note}" for note in corpus.notes]
+            found_twice = overlaps(corpus.splits)  # most of these are left out below, and the rest is counted then
+            notes += [f"{language}: {note}" for note in corpus.notes if note not in found_twice]
             for split, found in corpus.splits.items():
                 splits[split] += [{"language": language, "pivot": row["tgt"], "other": row["src"]} for row in found]
         splits, leaks = without_leaks(splits)
@@ -348,7 +362,7 @@ class Multilingual(Translation):
         return (own, pivot) if self.into_pivot else (own, own)
 
     def _examples(self, split: str) -> b.Examples:
-        way, parts, too_long = "drop" if split == "train" else "truncate", [], 0
+        way, examples = "drop" if split == "train" else "truncate", b.Examples()
         for language in self.settings.languages:
             rows = [row for row in self.corpus.splits[split] if row["language"] == language]
             if not rows:
@@ -363,13 +377,14 @@ class Multilingual(Translation):
                 raise UserError(
                     f"No {split} pair of '{language}' fits into a max_length of {most}: raise it."
                 ) from error
-            too_long += found.too_long
-            parts += [
-                {"source": [source, *one["source"]], "target": [target, *one["target"]], "language": language}
-                for one in found
-            ]
-        note = f"{too_long:,} rows were too long and were {'dropped' if way == 'drop' else 'cut'}." if too_long else ""
-        return b.Examples(parts, too_long, note)
+            examples.too_long += found.too_long
+            for one in found:
+                tagged = {"source": [source, *one["source"]], "target": [target, *one["target"]]}
+                examples.append({**tagged, "language": language})
+        if examples.too_long:
+            done = "dropped" if way == "drop" else "cut"
+            examples.note = f"{examples.too_long:,} rows were too long and were {done}."
+        return examples
 
     def scores(self, model: PreTrainedModel, split: str, language: str = "") -> dict[str, float]:
         """The `language_scores` of a split, of all languages or of one."""

@@ -12,10 +12,13 @@ are divided once: a mean of batch means would weigh the targets of a small batch
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import math
+import re
 import statistics
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -33,46 +36,93 @@ from kdutils.models.forward import counted_logits, mode
 # --- scores of finished predictions ------------------------------------------------------------------
 
 
+POSITIVE = {"true", "yes", "positive", "pos", "entailment", "equivalent", "duplicate", "acceptable", "긍정"}
+NEGATIVE = {"false", "no", "negative", "neg", "부정"}
+
+
+def positive_class(labels: Sequence[str]) -> int | None:
+    """Which of two classes F1 is about, judged by their names; None if these do not tell.
+
+    Of two numbers the larger; a name whose negation the other one is (entailment and not_entailment, acceptable and
+    unacceptable); a name of POSITIVE, or the one beside a name of NEGATIVE. What stands in brackets does not count.
+    """
+    if len(labels) != 2:
+        return None
+    names = [label.partition("(")[0].strip().lower() for label in labels]
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        return int(int(names[1]) > int(names[0]))
+    negations = [re.fullmatch(rf"((not|non|no)[ _-]?|(un|in|im|ir|dis)-?){re.escape(name)}", other) is not None
+                 for name, other in zip(names, reversed(names), strict=True)]  # fmt: skip
+    good, bad = ([name in words for name in names] for words in (POSITIVE, NEGATIVE))
+    votes = {i for i in (0, 1) if negations[i]} or {i for i in (0, 1) if good[i] or bad[1 - i]}
+    return votes.pop() if len(votes) == 1 else None
+
+
 def classification_scores(
-    predicted: Sequence[int], gold: Sequence[int], classes: int | None = None
+    predicted: Sequence[int], gold: Sequence[int], classes: int | None = None, positive: int | None = 1
 ) -> dict[str, float]:
     """Accuracy and F1 (0 to 1) and Matthews' correlation (-1 to 1) of predicted classes.
 
-    With two `classes` (by default, if all labels are 0 or 1) F1 is that of class 1, otherwise the macro
-    average over the classes that occur. Matthews is 0 where the gold labels or the predictions are all alike.
+    With two `classes` (by default, if all labels are 0 or 1) F1 is that of the class `positive`, which
+    `positive_class` finds by the names; with more of them, or None for it, F1 is the macro average over the classes
+    that occur. Matthews is 0 where the gold labels or the predictions are all alike.
     Raises UserError for no labels, or for unequal numbers of them.
     """
     predicted, gold = [int(label) for label in predicted], [int(label) for label in gold]
     _same_number(len(predicted), len(gold), "predictions", "gold labels")
-    average = "binary" if (classes or max(*predicted, *gold) + 1) <= 2 else "macro"
+    binary = positive is not None and (classes or max(*predicted, *gold) + 1) <= 2
+    which = {"average": "binary", "pos_label": positive} if binary else {"average": "macro"}
     constant = len(set(predicted)) < 2 or len(set(gold)) < 2  # sklearn says 0 too, but warns
     return {
         "accuracy": float(accuracy_score(gold, predicted)),
-        "f1": float(f1_score(gold, predicted, average=average, zero_division=0.0)),
+        "f1": float(f1_score(gold, predicted, zero_division=0.0, **which)),
         "matthews": 0.0 if constant else float(matthews_corrcoef(gold, predicted)),
     }
 
 
-def translation_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def translation_scores(hypotheses: Sequence[str], references: Sequence[str], language: str = "") -> dict[str, float]:
     """Corpus BLEU and chrF (0 to 100) by sacreBLEU, one reference a sentence; see `bleu_signature`.
 
-    Raises UserError for no sentences or unequal numbers.
+    `language` is the one translated into: BLEU counts words, and how these are found depends on it. Both sides are
+    brought into Unicode's composed form (NFC) first, in which our tokenizers write: a perfect translation of decomposed
+    letters scores 100. Raises UserError for no sentences or unequal numbers.
     """
     _same_number(len(hypotheses), len(references), "hypotheses", "references")
-    bleu = _bleu().corpus_score(list(hypotheses), [list(references)])
-    chrf = CHRF().corpus_score(list(hypotheses), [list(references)])
+    sides = [[unicodedata.normalize("NFC", text) for text in side] for side in (hypotheses, references)]
+    bleu, chrf = (metric.corpus_score(sides[0], sides[1:]) for metric in (_bleu(language), CHRF()))
     return {"bleu": float(bleu.score), "chrf": float(chrf.score)}
 
 
-def bleu_signature() -> str:
+def bleu_signature(language: str = "") -> str:
     """sacreBLEU's signature of how `translation_scores` computes BLEU: only equal ones can be compared."""
-    metric = _bleu()
+    metric = _bleu(language)
     metric.corpus_score(["a"], [["a"]])  # the signature names the number of references, known after a first score
     return str(metric.get_signature())
 
 
-def _bleu() -> BLEU:
-    return BLEU(force=True)  # force: no warning that references end in " .", which tokenised corpora do
+CHINESE, JAPANESE = {"zh", "zho", "chi", "cmn", "yue", "lzh"}, {"ja", "jpn"}
+UNSPACED = {"th", "tha", "lo", "lao", "km", "khm", "my", "mya", "bo", "bod", "dz"}
+
+
+def bleu_tokenizer(language: str) -> str:
+    """The tokenizer of sacreBLEU for a language code (en, zh_CN, ...), as at WMT: zh for Chinese, else mostly 13a.
+
+    Japanese is cut by ja-mecab where that is installed (pip install sacrebleu[ja]), else into characters, as are
+    Thai, Lao, Khmer, Burmese, Tibetan and Dzongkha, which have no spaces between words: sacreBLEU's own models for
+    these are downloads. Korean has spaces and stays with 13a, which needs nothing installed, so that
+    scores are the same everywhere; they are lower than those of ko-mecab, which counts particles apart.
+    """
+    code = re.split("[_-]", language.lower())[0]
+    if code in CHINESE:
+        return "zh"
+    if code in JAPANESE:
+        return "ja-mecab" if all(map(importlib.util.find_spec, ("MeCab", "ipadic"))) else "char"
+    return "char" if code in UNSPACED else "13a"
+
+
+def _bleu(language: str) -> BLEU:
+    # force: no warning that references end in " .", which tokenised corpora do
+    return BLEU(force=True, tokenize=bleu_tokenizer(language))
 
 
 def _same_number(first: int, second: int, firsts: str, seconds: str) -> None:
@@ -93,7 +143,7 @@ def translate(
     *,
     beams: int = 1,
     max_length: int = 64,
-    batch_size: int = 64,
+    max_tokens: int = 4096,
     source_tag: int | None = None,
     target_tag: int | None = None,
 ) -> list[str]:
@@ -101,10 +151,12 @@ def translate(
 
     Of a source, `max_length` tokens are read, </s> included. A translation ends after `max_length` tokens,
     <s> included, or after twice its source's and 10 more, whichever comes first. Of a multilingual model,
-    `source_tag` is the token put before every source and `target_tag` the first one of every translation. Dropout
-    is off and nothing is sampled. Raises UserError for a number of beams, a batch size or a length that makes no sense.
+    `source_tag` is the token put before every source and `target_tag` the first one of every translation. Sentences of
+    similar length go together: greedily up to `max_tokens` of their padded sources at a time, which a processor does
+    best; in beam search 64 sentences, for its close calls depend on the company. Dropout is off and nothing is sampled.
+    Raises UserError for a number of beams, of tokens or a length that makes no sense.
     """
-    _at_least(1, beams=beams, batch_size=batch_size)
+    _at_least(1, beams=beams, max_tokens=max_tokens)
     _at_least(2, max_length=max_length)
     longest = min(max_length, _positions(model))
     tag = [] if source_tag is None else [source_tag]
@@ -112,8 +164,11 @@ def translate(
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]), reverse=True)  # little padding
     translations = [""] * len(sources)
     with mode(model, training=False):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        start = 0
+        while start < len(order):
+            rows = max(1, max_tokens // len(sources[order[start]])) if beams == 1 else 64
+            chosen = order[start : start + rows]
+            start += len(chosen)
             produced = _generate(model, [sources[i] for i in chosen], beams, longest, target_tag)
             for i, ids in zip(chosen, produced, strict=True):
                 translations[i] = tokenizer.decode(ids, skip_special_tokens=True)
@@ -180,7 +235,7 @@ def token_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]
 
 
 @torch.no_grad()
-def label_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+def label_scores(model: nn.Module, batches: Iterable[Batch], positive: int | None = 1) -> dict[str, float]:
     """Loss (mean negative log-likelihood, nats an example), and `classification_scores`, over all batches.
 
     Dropout is off. Raises UserError when there is no example.
@@ -192,7 +247,7 @@ def label_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]
             classes = logits.shape[-1]
             predicted += logits.argmax(-1).tolist()
             gold += batch["targets"].tolist()
-    scores = classification_scores(predicted, gold, classes)
+    scores = classification_scores(predicted, gold, classes, positive)
     return {"loss": loss / len(gold), **scores}
 
 

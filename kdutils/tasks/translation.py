@@ -62,11 +62,11 @@ class Translation(Task):
         """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""
         rows = self.corpus.splits["test"]
         hypotheses = self.translate(model, [row["src"] for row in rows])
-        scores = translation_scores(hypotheses, [row["tgt"] for row in rows])
+        scores = translation_scores(hypotheses, [row["tgt"] for row in rows], self.corpus.languages[1])
         return {**super().test(model), **{f"test_{name}": score for name, score in scores.items()}}
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "bleu_signature": bleu_signature()}
+        return {**super().facts(), "bleu_signature": bleu_signature(self.corpus.languages[1])}
 
     def collate(self):
         return b.collate_translation()

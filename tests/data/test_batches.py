@@ -23,6 +23,7 @@ from kdutils.data.batches import (
     MASK,
     SPECIALS,
     Batches,
+    classification_examples,
     collate_classification,
     collate_masked_lm,
     collate_translation,
@@ -90,6 +91,24 @@ def test_translation_batch_by_hand():
     }
     assert {name: value.tolist() for name, value in batch.items()} == expected
     assert all(value.dtype == torch.long for value in batch.values())
+
+
+@pytest.mark.parametrize("task", ["translation", "classification", "masked_lm"])
+def test_compact_examples_make_the_batches_of_lists(tokenizer, task):
+    if task == "translation":
+        rows = [{"src": text, "tgt": text[::-1]} for text in TEXTS]
+        examples, collate = translation_examples(rows, tokenizer, 40), collate_translation()
+    elif task == "classification":
+        rows = [{"text": text, "label": i % 3} for i, text in enumerate(TEXTS)]
+        examples, collate = classification_examples(rows, tokenizer, 40), collate_classification()
+    else:
+        examples, collate = masked_lm_examples(TEXTS, tokenizer, 40), collate_masked_lm(tokenizer)
+    compact, lists = (Batches(some, collate, max_tokens=150, seed=3) for some in (examples, [*examples]))
+    assert compact.plan(2) == lists.plan(2) and compact.padding == lists.padding
+    for index in range(len(compact)):
+        one, other = compact.batch(2, index), lists.batch(2, index)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        assert all(value.dtype == torch.long for value in one.values())
 
 
 def test_classification_batch_by_hand():

@@ -8,10 +8,12 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 
 import pytest
 
-from kdutils.data.corpora import CARVED_MOST, Corpus, list_corpora, load_corpus
+from kdutils.core.errors import UserError
+from kdutils.data.corpora import CARVED_MOST, Corpus, draw_distinct, list_corpora, load_corpus, overlaps
 from tests.corpus_files import labelled, pairs, refusal, write
 
 needs_grammar = pytest.mark.skipif(
@@ -51,7 +53,8 @@ def test_columns_can_be_mapped(tmp_path):
     assert corpus.splits["train"] == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
     assert any("intent as label" in note for note in corpus.notes)
     sentence = refusal(tmp_path / "x")
-    assert "q, intent" in sentence and "columns=" in sentence and "'label'" in sentence
+    assert "q, intent" in sentence and "rename its columns" in sentence and "'label'" in sentence
+    assert "columns=" not in sentence  # no setting is called so
     assert "intent" in refusal(tmp_path / "x", columns={"text": "q", "label": "intnet"})
     assert "text_b" in refusal(tmp_path / "x", columns={"txt": "q"})
 
@@ -104,8 +107,8 @@ def test_a_label_that_train_lacks(classification_folder):
 
 
 def test_text_pairs_become_text_and_text_b(tmp_path):
-    rows = [{"text_a": f"a{i}", "text_b": f"b{i}", "label": i % 2} for i in range(4)]
-    for split in ("train", "validation", "test"):
+    for start, split in enumerate(("train", "validation", "test")):
+        rows = [{"text_a": f"a{i}", "text_b": f"b{i}", "label": i % 2} for i in range(4 * start, 4 * start + 4)]
         write(tmp_path / f"x/{split}.jsonl.gz", rows)
     corpus = load_corpus(tmp_path / "x", "classification")
     assert corpus.splits["train"][1] == {"text": "a1", "text_b": "b1", "label": 1} and corpus.notes == ()
@@ -159,6 +162,66 @@ def test_equal_texts_stay_on_one_side(tmp_path):
     assert 0 < len(splits["validation"]) <= 10
 
 
+@pytest.mark.parametrize("rare", [1, 2])
+def test_the_last_row_of_a_class_is_never_carved_off(tmp_path, rare):
+    for number in range(20):  # whatever its text is
+        rows = [*labelled(121, (0, 1)), *({"text": f"rare {number} {i}", "label": 2} for i in range(rare))]
+        write(tmp_path / f"{number}/train.jsonl", rows)
+        splits = load_corpus(tmp_path / str(number), "classification").splits
+        assert {row["label"] for row in splits["train"]} == {0, 1, 2}
+        assert len(splits["test"]) == 6 and len(splits["validation"]) == 5
+
+
+def test_a_sample_of_train_keeps_every_class(tmp_path):
+    rows = [*labelled(300, (0, 1)), {"text": "rare", "label": 2}, {"text": "rarer", "label": 3}]
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", rows)
+    corpora = [load_corpus(tmp_path / "x", "classification", rows={"train": 6}, seed=seed) for seed in range(9)]
+    for corpus in corpora:
+        assert len(corpus.splits["train"]) == 6 and {row["label"] for row in corpus.splits["train"]} == {0, 1, 2, 3}
+    assert any("6 of 302 rows (seed 0), 2 of them for classes that it had missed." in note for note in corpora[0].notes)
+    assert len({corpus.fingerprint for corpus in corpora}) == 9
+    assert "3 training rows are too few for 4 classes" in refusal(tmp_path / "x", rows={"train": 3})
+
+
+# --- rows that are in two splits --------------------------------------------------------------------------
+
+
+def test_rows_that_also_stand_in_train_are_counted(tmp_path):
+    for split, numbers in {
+        "train": range(40),
+        "validation": range(38, 48),
+        "test": [3, 3, 5, *range(100, 107)],
+    }.items():
+        write(tmp_path / f"en-de.{split}.jsonl", [{"src": f"Sentence {n}.", "tgt": f"{split} {n}"} for n in numbers])
+        write(tmp_path / f"{split}.jsonl", [{"text": f"Text {n}.", "label": n % 2} for n in numbers])
+        write(
+            tmp_path / f"pairs/{split}.jsonl", [{"text": f"{n}", "text_b": "b" * (n % 3), "label": 0} for n in numbers]
+        )
+    expected = ("3 of 10 test rows also stand in train.", "2 of 10 validation rows also stand in train.")
+    for task in ("translation", "classification", "text"):
+        notes = load_corpus(tmp_path, task).notes
+        assert notes[-2:] == expected, task
+    assert not any("also stand" in note for note in load_corpus(tmp_path, "text", rows={"train": 1}).notes)
+
+
+def test_a_pair_of_texts_is_the_same_only_if_both_are():
+    rows = [{"text": "a", "text_b": "b", "label": 0}, {"text": "a", "text_b": "c", "label": 0}]
+    assert overlaps({"train": rows[:1], "validation": [], "test": rows}) == ("1 of 2 test rows also stand in train.",)
+
+
+def test_composed_and_decomposed_letters_are_the_same_text(tmp_path):
+    composed, decomposed = "die H\u00e4user", "die Ha\u0308user"
+    rows = [{"text": f"{text} {i}", "label": i % 2} for i in range(60) for text in (composed, decomposed)]
+    write(tmp_path / "x/train.jsonl", rows)
+    splits = load_corpus(tmp_path / "x", "classification").splits
+    numbers = {split: Counter(row["text"].split()[-1] for row in part) for split, part in splits.items()}
+    assert all(set(counts.values()) == {2} for counts in numbers.values())  # both forms on one side
+    write(tmp_path / "x/test.jsonl", [{"text": f"{decomposed} 7", "label": 0}])
+    write(tmp_path / "x/train.jsonl", rows[::2])
+    assert "1 of 1 test rows also stand in train." in load_corpus(tmp_path / "x", "classification").notes
+
+
 def test_too_few_rows_to_carve(tmp_path):
     write(tmp_path / "x/train.txt", ["same"] * 50)
     assert "too few" in refusal(tmp_path / "x", "text")
@@ -180,11 +243,62 @@ def test_the_validation_split_can_be_the_test_split(classification_folder):
     assert corpus.sizes() == {"train": 38, "validation": 2, "test": 5}
 
 
-def test_a_hidden_test_split_is_not_used(classification_folder):
-    write(classification_folder / "test.jsonl", labelled(8, (-1,)))
+@pytest.mark.parametrize(
+    "hidden", [labelled(8, (-1,)), labelled(8, (None,)), labelled(8, (" ",)), [{"text": f"text {i}"} for i in range(8)]]
+)
+def test_a_hidden_test_split_is_not_used(classification_folder, hidden):
+    write(classification_folder / "test.jsonl", hidden)
     corpus = load_corpus(classification_folder, "classification")
     assert corpus.sizes() == {"train": 38, "validation": 2, "test": 5}
-    assert any("hidden" in note for note in corpus.notes)
+    assert any("The labels of 'test' are hidden" in note for note in corpus.notes)
+    write(classification_folder / "validation.jsonl", hidden)
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.sizes() == {"train": 37, "validation": 1, "test": 2} and corpus.labels == ("0", "1")
+
+
+def test_minus_one_is_no_label_where_a_split_has_no_other(classification_folder):
+    write(classification_folder / "train.jsonl", labelled(60, (-1, 1, 2, 0)))
+    write(classification_folder / "test.jsonl", labelled(9, (-1,), start=200))
+    corpus = load_corpus(classification_folder, "classification")
+    assert corpus.labels == ("0", "1", "2") and corpus.sizes() == {"train": 43, "validation": 2, "test": 5}
+    assert "train: 15 rows without a label were left out." in corpus.notes
+    write(classification_folder / "train.jsonl", labelled(40, (-1, 1)))
+    write(classification_folder / "validation.jsonl", labelled(5, (-1, 1), start=100))
+    assert load_corpus(classification_folder, "classification").labels == ("-1", "1")  # here it is one of two classes
+
+
+def test_a_label_that_some_rows_lack_is_named(classification_folder):
+    write(classification_folder / "test.jsonl", [*labelled(3), {"text": "late", "label": None}])
+    assert "test.jsonl, line 4 has no label" in refusal(classification_folder)
+    write(classification_folder / "test.jsonl", [{"text": "early"}, *labelled(3)])
+    assert "line 2 has a label, which the first row lacks" in refusal(classification_folder)
+
+
+def test_integers_that_became_floats_are_integers(tmp_path):
+    write(tmp_path / "x/train.jsonl", labelled(40, (1.0, 0.0)))
+    write(tmp_path / "x/test.jsonl", labelled(4, (0, 1), start=100))
+    corpus = load_corpus(tmp_path / "x", "classification")
+    assert corpus.labels == ("0", "1") and [row["label"] for row in corpus.splits["test"]] == [0, 1, 0, 1]
+    assert all(type(row["label"]) is int for row in corpus.splits["train"])
+
+
+def test_pairs_of_texts_are_in_all_rows_and_splits_or_in_none(tmp_path):
+    pair = [{"text": f"a{i}", "text_b": f"b{i}", "label": i % 2} for i in range(40)]
+    alone = [{"text": row["text"], "label": row["label"]} for row in pair]
+    for train, test, words in (
+        ([*alone[:1], *pair[1:]], pair, "train.jsonl, line 2 is a pair with 'text_b', which the first row lacks"),
+        ([*pair[:1], *alone[1:]], pair, "line 2 has no column 'text_b'"),
+        ([{**pair[0], "text_b": None}, *pair[1:]], pair, "line 1 is empty in column 'text_b'"),
+        (pair, alone, "test.jsonl and the train split differ"),
+        (alone, pair, "test.jsonl and the train split differ"),
+    ):
+        write(tmp_path / "x/train.jsonl", train)
+        write(tmp_path / "x/test.jsonl", test)
+        assert words in refusal(tmp_path / "x")
+    write(tmp_path / "x/train.jsonl", pair)
+    assert load_corpus(tmp_path / "x", "classification", columns={"text": "text"}).splits["test"][1] == alone[1] | {
+        "label": 1
+    }
 
 
 def test_train_is_required(classification_folder):
@@ -283,9 +397,8 @@ class FakeGrammar:
     stock = 10_000
 
     @classmethod
-    def translations(cls, n, seed=0, languages=("en", "de")):
-        numbers = range(min(n, cls.stock))
-        return [{"en": f"s{i // 2}", "de": "wieder" if i % 3 == 0 else f"t{i}"} for i in numbers]
+    def translation_stream(cls, seed=0, languages=("en", "de")):
+        return ({"en": f"s{i // 2}", "de": "wieder" if i % 3 == 0 else f"t{i}"} for i in range(cls.stock))
 
 
 def test_sentences_of_the_demo_that_share_a_side_are_drawn_again(monkeypatch):
@@ -300,6 +413,37 @@ def test_sentences_of_the_demo_that_share_a_side_are_drawn_again(monkeypatch):
     assert {row["src"][0] for row in rows} <= {"t", "w"}
     monkeypatch.setattr(FakeGrammar, "stock", 60)
     assert "fewer rows" in refusal("demo", "translation", rows={"train": 50})
+
+
+def test_the_rows_of_the_demo_are_drawn_once_and_given_up_in_time():
+    drawn = []
+
+    def rows(every: int):
+        for number in itertools.count():
+            drawn.append(number)
+            yield {"text": f"{number} is short" if number % every == 0 else f"{number} is much too long"}
+
+    assert [row["text"] for row in draw_distinct(rows(24), 50, 3)] == [f"{24 * i} is short" for i in range(50)]
+    assert drawn == [*range(49 * 24 + 1)]
+    drawn.clear()
+    with pytest.raises(UserError, match="fewer rows"):
+        draw_distinct(rows(200), 5000, 3)
+    assert len(drawn) == 5000
+
+
+# The corpora of the recorded runs: settings, and the first letters of the fingerprint that the records carry.
+RECORDED = [
+    ("text", {"rows": {"train": 8000, "validation": 200, "test": 200}, "max_words": 6}, "93344f6c5b05"),
+    ("translation", {"rows": {"train": 500, "validation": 200, "test": 200}, "max_words": 7}, "496458ab88a3"),
+    ("translation", {"rows": {"train": 2000, "validation": 200, "test": 200}, "max_words": 5}, "93a62d765668"),
+    ("classification", {"rows": {"train": 1500, "validation": 300, "test": 300}}, "cdffffd241da"),
+]
+
+
+@needs_grammar
+@pytest.mark.parametrize(("task", "options", "fingerprint"), RECORDED)
+def test_the_recorded_corpora_of_the_grammar_are_drawn_today(task, options, fingerprint):
+    assert load_corpus("demo", task, **options).fingerprint.startswith(fingerprint)
 
 
 @needs_grammar
@@ -413,6 +557,7 @@ def test_real_novels(real_data):
 def test_real_large_corpus_loads_and_is_fingerprinted_quickly(real_data):
     corpus = load_corpus(real_data / "tatoeba_multi", "translation", pair="de-en")
     assert corpus.sizes() == {"train": 163_022, "validation": 1_000, "test": 2_000}
+    assert "213 of 2,000 test rows also stand in train." in corpus.notes
     started = time.monotonic()
     assert len(corpus.fingerprint) == 64
     assert time.monotonic() - started < 5

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,6 +49,15 @@ GOOD = gzip.compress("".join(json.dumps(row) + "\n" for row in labelled(5000)).e
         (gzip.compress(b'{"text": "a\\ud800", "label": 1}\n'), "line 1 has half of a surrogate"),
         (gzip.compress(b'{"text": "a", "score": 1.5}\n'), "text, score"),
         (gzip.compress(b'{"te\\nxt": "a"}\n'), "te xt"),
+        (gzip.compress(b'{"te\\ud800xt": "a"}\n'), "te?xt"),
+        (gzip.compress(b'{"text": "a", "label": ' + b"[" * 900 + b"]" * 900 + b"}\n"), "line 1 has a list in column"),
+        (
+            gzip.compress(b'{"text": ' + b'{"a": ' * 900 + b"1" + b"}" * 900 + b', "label": 1}\n'),
+            "line 1 has a dict in",
+        ),
+        (gzip.compress(b'{"text": "a", "label": 1e999}\n'), "line 1 has inf in column 'label'"),
+        (gzip.compress(b'{"text": "a", "label": ' + b"9" * 5000 + b"}\n"), "line 1 is not valid JSON"),
+        (gzip.compress(bytes(2**25)), "line 1 has more than 16 MB"),
     ],
 )
 def test_broken_files_are_named_with_the_line(classification_folder, content, words):
@@ -55,6 +65,45 @@ def test_broken_files_are_named_with_the_line(classification_folder, content, wo
     (classification_folder / "train.jsonl.gz").write_bytes(content)
     sentence = refusal(classification_folder)
     assert "train.jsonl.gz" in sentence and words in sentence
+
+
+def test_a_file_that_unpacks_to_more_than_the_memory_is_given_up(classification_folder, monkeypatch):
+    monkeypatch.setattr("kdutils.data.readers.MOST_MEMORY", 3 * 2**20)
+    for line, name in ((b"\n", "train.jsonl.gz"), (b'{"text": "a", "label": 1}\n', "train.jsonl")):
+        (classification_folder / "train.jsonl").unlink(missing_ok=True)
+        content = line * 100_000
+        (classification_folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        assert f"{name} needs more than 0 GB of memory" in refusal(classification_folder)
+        (classification_folder / name).unlink()
+
+
+def test_a_long_line_is_a_text_like_any_other(classification_folder):
+    rows = [*labelled(40), {"text": "so " * 400_000, "label": 1}]
+    write(classification_folder / "train.jsonl", rows)
+    assert len(load_corpus(classification_folder, "classification").splits["train"][-1]["text"]) == 1_200_000
+
+
+def test_what_is_called_like_a_data_file_and_is_none(classification_folder):
+    (classification_folder / "train.jsonl").unlink()
+    for make in (Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo):
+        make(classification_folder / "train.jsonl")
+        assert "train.jsonl is called like a data file but is none" in refusal(classification_folder)
+        (classification_folder / "train.jsonl").rename(classification_folder / f"other-{time.monotonic_ns()}")
+
+
+def test_names_of_folders_that_no_system_has(tmp_path):
+    for name in ("a\0b", "x" * 300, "x/" * 3000, "\udcff"):
+        for source in (name, f"hub:./{name}", f"hub:{tmp_path}/{name}"):
+            refusal(source).encode("utf-8", "surrogateescape")
+
+
+def test_line_ends_and_marks_of_other_systems(classification_folder):
+    (classification_folder / "train.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in labelled(40))
+    )
+    assert load_corpus(classification_folder, "classification").splits["train"] == labelled(40)
+    (classification_folder.parent / "MANIFEST.json").write_text("[" * 100_000)
+    assert load_corpus(classification_folder, "classification").labels == ("0", "1")
 
 
 def test_an_empty_side_of_a_translation(translation_folder):
@@ -180,6 +229,14 @@ def test_json_lines_in_the_layout_of_the_hub_by_a_relative_path(tmp_path, cache,
     assert load_corpus("hub:./nli", "text", columns={"text": "premise"}).splits["test"][2] == {"text": "p2"}
 
 
+def test_a_readme_beside_a_data_set_that_lists_no_configurations_is_just_a_readme(tmp_path, cache, monkeypatch):
+    (tmp_path / "README.md").write_text("# My project\n")
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"plain/{split}.jsonl", labelled(6))
+    monkeypatch.chdir(tmp_path)
+    assert load_corpus("hub:./plain", "classification").sizes()["train"] == 6
+
+
 def test_rows_of_the_hub_without_a_label_are_left_out(hub):
     import pyarrow
     import pyarrow.parquet
@@ -192,6 +249,25 @@ def test_rows_of_the_hub_without_a_label_are_left_out(hub):
     corpus = load_corpus(f"hub:{hub}/sst2", "classification", test_split="validation")
     assert sum(len(corpus.splits[split]) for split in ("train", "validation")) == 37
     assert any("without a label" in note for note in corpus.notes)
+
+
+def test_labels_of_the_hub_that_are_null_or_became_floats(tmp_path, cache):
+    import pyarrow
+    import pyarrow.parquet
+
+    def table(split, labels, **more):
+        rows = [{"text": f"{split} {i}", "label": label, **more} for i, label in enumerate(labels)]
+        (tmp_path / "nulls").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"nulls/{split}-00000-of-00001.parquet")
+
+    table("train", [1.0, 0.0, None, *[1.0, 0.0] * 19], text_b=None)
+    table("validation", [0.0, 1.0, 1.0], text_b=None)
+    table("test", [None, None], text_b=None)
+    corpus = load_corpus(f"hub:{tmp_path}/nulls", "classification")
+    assert corpus.labels == ("0", "1") and corpus.splits["test"][1] == {"text": "validation 1", "label": 1}
+    assert corpus.sizes() == {"train": 38, "validation": 2, "test": 3}
+    notes = " ".join(corpus.notes)
+    assert "1 rows without a label were left out" in notes and "The labels of 'test' are hidden" in notes
 
 
 def test_configurations_of_the_hub(hub):

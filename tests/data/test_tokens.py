@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+
+import numpy as np
 import pytest
-from transformers import AutoTokenizer, BertForMaskedLM, M2M100ForConditionalGeneration
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, BertForMaskedLM, M2M100ForConditionalGeneration, PreTrainedTokenizerFast
 
 from kdutils.core.errors import UserError
 from kdutils.data.batches import collate_classification
@@ -13,10 +18,12 @@ from kdutils.data.tokens import (
     MASK,
     PAD,
     SPECIALS,
+    Examples,
     classification_examples,
     load_tokenizer,
     masked_lm_examples,
     save_tokenizer,
+    source_ids,
     train_tokenizer,
     translation_examples,
 )
@@ -75,6 +82,13 @@ def test_a_vocabulary_below_the_alphabet_is_refused():
     assert len(train_tokenizer(TEXTS, needed)) == needed
     with pytest.raises(UserError, match=str(needed)):
         train_tokenizer(TEXTS, needed - 1)
+
+
+def test_a_word_of_a_million_letters_takes_no_hours():
+    started = time.monotonic()
+    tokenizer = train_tokenizer([*TEXTS, "가나다" * 300_000], 200)
+    (example,) = masked_lm_examples(["가나다" * 300_000], tokenizer, 32)
+    assert time.monotonic() - started < 30 and len(example["input_ids"]) == 32
 
 
 @pytest.mark.parametrize("texts", [[], ["", "  "]])
@@ -187,6 +201,109 @@ def test_masked_lm_examples_are_plain_ids(tokenizer):
     examples = masked_lm_examples(TEXTS, tokenizer, 5)
     assert all(len(example["input_ids"]) <= 5 and MASK not in example["input_ids"] for example in examples)
     assert examples.too_long == sum(len(ids) > 5 for ids in tokenizer(TEXTS)["input_ids"]) > 0
+
+
+# --- special tokens that stand in a text -----------------------------------------------------------------
+
+
+def wordpieces() -> PreTrainedTokenizerFast:
+    """As BERT's: the special tokens are words in brackets."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "dog", "sep", "mask", "pad", "[", "]"]
+    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    names |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "eos_token": "[SEP]"}
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def unigrams() -> PreTrainedTokenizerFast:
+    """As XLM-R's: the special tokens are entries of the vocabulary, which a text can be cut into."""
+    entries = [(token, 0.0) for token in SPECIALS] + [(letter, -5.0) for letter in "▁abcdefghijklmnopqrstuvwxyz</>"]
+    backend = Tokenizer(models.Unigram(entries, unk_id=3))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token", "mask_token"), SPECIALS, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.mark.parametrize("kind", ["ours", "wordpieces", "unigrams"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_special_token_in_a_text_is_text(tokenizer, tmp_path, kind, saved):
+    chosen = {"ours": lambda: tokenizer, "wordpieces": wordpieces, "unigrams": unigrams}[kind]()
+    if saved:
+        save_tokenizer(chosen, tmp_path)
+        chosen = load_tokenizer(tmp_path)
+    controls = {*chosen.all_special_ids} - {chosen.unk_token_id}
+    assert len(controls) == 4
+    for token in chosen.all_special_tokens:
+        text = f"the {token} dog{token}"
+        (pair,) = translation_examples([{"src": text, "tgt": text}], chosen, 64)
+        assert source_ids([text], chosen, 64) == [pair["source"]] == [pair["target"]]
+        assert pair["source"][-1] == chosen.eos_token_id and not controls & {*pair["source"][:-1]}
+        plain = len(masked_lm_examples(["the dog"], chosen, 64)[0]["input_ids"])
+        added = plain - len(chosen("the dog", add_special_tokens=False)["input_ids"])
+        for way in ("truncate", "split"):
+            ids = [token for example in masked_lm_examples([text], chosen, 64, way) for token in example["input_ids"]]
+            assert sum(token in controls for token in ids) == added
+        row = {"text": text, "text_b": text, "label": 0}
+        between = chosen.num_special_tokens_to_add(pair=True)
+        (example,) = classification_examples([row], chosen, 64)
+        assert sum(token in controls for token in example["input_ids"]) == between
+        (cut,) = classification_examples([row], chosen, 8)
+        assert len(cut["input_ids"]) == 8 and sum(token in controls for token in cut["input_ids"]) == between
+
+
+def test_a_special_token_in_a_text_can_be_translated_and_read_again():
+    texts = ["a tag </s> ends , <s> begins and <pad> <mask> fill"] * 3
+    tokenizer = train_tokenizer(texts, 100, "translation")
+    (ids,) = source_ids(texts[:1], tokenizer, 99)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == texts[0] and ids.count(EOS) == 1
+
+
+# --- how examples are kept -------------------------------------------------------------------------------
+
+
+def test_examples_are_kept_in_little_memory_and_come_back_as_they_were():
+    rows = [{"source": [5, i, 2], "target": [70_000] * (i % 4), "language": "de" if i % 2 else "ko"} for i in range(9)]
+    examples = Examples(rows, 3, "3 rows.")
+    assert [*examples] == rows == examples and (len(examples), examples.too_long, examples.note) == (9, 3, "3 rows.")
+    assert (examples[-1], examples[2:8:3], examples[:2]) == (rows[-1], rows[2:8:3], rows[:2]) and examples[
+        :
+    ] is examples
+    with pytest.raises(IndexError):
+        examples[9]
+    assert examples.lengths() == [(3, i % 4) for i in range(9)] and examples.column("language")[:2] == ["ko", "de"]
+    for array, row in zip(examples.arrays([7, 1]), (rows[7], rows[1]), strict=True):
+        assert {name: value if isinstance(value, str) else value.tolist() for name, value in array.items()} == row
+        assert array["source"].dtype == np.int32
+    assert examples.holding(70_000) == {"source": 0, "target": 6} and examples.holding(None)["source"] == 0
+    assert not Examples() and Examples() == []
+
+
+def test_a_token_costs_few_bytes(tokenizer):
+    texts = [" ".join([f"{TEXTS[i % 6]}"] * 4) for i in range(4000)]
+    masked_lm_examples(texts[:10], tokenizer, 64)
+    tracemalloc.start()
+    examples = masked_lm_examples(texts, tokenizer, 64, "split")
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tokens = sum(n for (n,) in examples.lengths())
+    assert tokens > 100_000 and kept < 6 * tokens and most < 60 * tokens
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+def test_texts_in_pieces_are_the_texts_at_once(tokenizer, monkeypatch, piece):
+    rows = [{"src": text, "tgt": text[::-1], "text": text, "text_b": text[:9], "label": 1} for text in TEXTS[:7]]
+    alone = [{"text": row["text"], "label": 0} for row in rows]
+
+    def made():
+        yield from (translation_examples(rows, tokenizer, length, "truncate") for length in (12, 99))
+        yield from (classification_examples(some, tokenizer, length) for some in (rows, alone) for length in (12, 99))
+        yield from (masked_lm_examples(TEXTS[:7], tokenizer, 12, way) for way in ("truncate", "split"))
+
+    whole = [(example, example.note) for example in made()]
+    monkeypatch.setattr("kdutils.data.tokens.PIECE", piece)
+    assert [(example, example.note) for example in made()] == whole
 
 
 def test_examples_of_nothing_are_refused(tokenizer):

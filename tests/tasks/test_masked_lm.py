@@ -12,7 +12,7 @@ from transformers import DistilBertForMaskedLM
 from kdutils.core.errors import UserError
 from kdutils.data.batches import Batches
 from kdutils.data.corpora import load_corpus
-from kdutils.data.tokens import BOS, EOS, load_tokenizer, masked_lm_examples, save_tokenizer, train_tokenizer
+from kdutils.data.tokens import BOS, EOS, UNK, load_tokenizer, masked_lm_examples, save_tokenizer, train_tokenizer
 from kdutils.grammar import corpus as grammar
 from kdutils.models import build
 from kdutils.models.forward import counted_logits, features_at
@@ -167,8 +167,8 @@ def test_long_texts_are_split_and_the_notes_say_so():
     [
         ({"updates": 0}, "updates is 0"),
         ({"threads": -1}, "threads is -1"),
-        ({"mask_probability": 0.0}, "masking probability is 0"),
-        ({"mask_probability": 1.5}, "masking probability is 1.5"),
+        ({"mask_probability": 0.0}, "mask_probability is 0"),
+        ({"mask_probability": 1.5}, "mask_probability is 1.5"),
         ({"max_tokens": 5}, "raise max_tokens"),
         ({"heads": 3}, "choose a multiple of 3"),
         ({"max_length": 2}, "raise it"),
@@ -250,12 +250,13 @@ def test_short_texts_are_the_same_split_or_not(tokenizer):
     assert masked_lm_examples(TEXTS, tokenizer, 60, "split") == masked_lm_examples(TEXTS, tokenizer, 60)
 
 
-def test_a_mask_or_an_unknown_letter_at_an_end_is_not_taken_for_a_special_token(tokenizer):
-    text = "<unk> The dog sees the old woman , and the small cat <mask>"
-    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert (whole[0], whole[-1]) == (tokenizer.unk_token_id, tokenizer.mask_token_id)
+def test_a_mask_in_a_text_or_an_unknown_letter_at_an_end_is_not_taken_for_a_special_token(tokenizer):
+    text = "<unk> The dog sees the old woman , and the small cat <mask> 狗"
+    whole = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert whole[-1] == tokenizer.unk_token_id and not ({*tokenizer.all_special_ids} - {UNK}) & {*whole}
     pieces = [example["input_ids"] for example in masked_lm_examples([text], tokenizer, 6, "split")]
     assert max(map(len, pieces)) == 6 and [token for ids in pieces for token in ids[1:-1]] == whole
+    assert all((ids[0], ids[-1]) == (BOS, EOS) for ids in pieces)
 
 
 def test_pieces_of_nothing_and_unknown_ways_are_refused(tokenizer):

@@ -29,9 +29,11 @@ from kdutils.data.batches import (
 )
 from kdutils.tasks.scores import (
     bleu_signature,
+    bleu_tokenizer,
     classification_scores,
     dropout_scores,
     label_scores,
+    positive_class,
     token_scores,
     translate,
     translation_scores,
@@ -159,6 +161,29 @@ def test_scores_of_nothing_or_of_unequal_numbers_are_refused():
         translation_scores(["a"], ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "positive"),
+    [
+        (("0", "1"), 1), (("1", "2"), 1), (("-1", "4"), 1), (("1", "0"), 0), (("false", "true"), 1), (("no", "yes"), 1),
+        (("negative", "positive"), 1), (("negative (rating 1-4)", "positive (rating 9-10)"), 1), (("neg", "pos"), 1),
+        (("entailment", "not_entailment"), 0), (("entailment (it answers)", "not_entailment"), 0),
+        (("not equivalent", "equivalent"), 1), (("duplicate", "not_duplicate"), 0), (("correct", "incorrect"), 0),
+        (("unacceptable", "acceptable"), 1), (("toxic", "non-toxic"), 0), (("No hate", "hate"), 1),
+        (("objective", "subjective"), None), (("glad", "sad"), None), (("ham", "spam"), None), (("부정", "긍정"), 1),
+        (("a", "b", "c"), None),
+    ],
+)  # fmt: skip
+def test_the_positive_class_is_judged_by_the_names(labels, positive):
+    assert positive_class(labels) == positive
+
+
+def test_without_a_positive_class_f1_is_the_mean_of_both():
+    gold, predicted = [0] * 8 + [1] * 2, [0] * 9 + [1]
+    f1 = [classification_scores(predicted, gold, 2, positive)["f1"] for positive in (0, 1, None)]
+    assert f1 == pytest.approx([16 / 17, 2 / 3, (16 / 17 + 2 / 3) / 2])
+    assert classification_scores([0] * 4, [0] * 4, 2, 0)["f1"] == 1.0
+
+
 # --- BLEU --------------------------------------------------------------------------------------------
 
 
@@ -175,6 +200,39 @@ def test_bleu_and_chrf_by_hand():
 def test_the_signature_names_what_was_counted():
     signature = bleu_signature()
     assert all(part in signature for part in ("nrefs:1", "case:mixed", "tok:13a", "version:"))
+
+
+def test_decomposed_references_are_those_that_a_tokenizer_writes(tokenizer):
+    composed, decomposed = (
+        ["die H\u00e4user der gro\u00dfen M\u00fche"] * 2,
+        ["die Ha\u0308user der gro\u00dfen Mu\u0308he"] * 2,
+    )
+    assert composed != decomposed
+    for hypotheses, references in ((composed, decomposed), (decomposed, composed)):
+        assert translation_scores(hypotheses, references) == pytest.approx({"bleu": 100.0, "chrf": 100.0})
+    ours = train_tokenizer(decomposed * 3, 60, "translation")
+    written = [ours.decode(ours(text)["input_ids"], skip_special_tokens=True) for text in decomposed]
+    assert translation_scores(written, decomposed)["bleu"] == pytest.approx(100.0)
+
+
+def test_words_are_counted_as_the_target_language_writes_them():
+    reference, hypothesis = ["我昨天在北京看见了一只很小的猫。"], ["我昨天在北京看见了一只很大的猫。"]
+    assert translation_scores(hypothesis, reference)["bleu"] == 0.0
+    for language in ("zh", "zh_CN", "cmn"):
+        # Of 16 characters 15 are right, of 15 pairs 13, of 14 triples 11, of 13 fours 9.
+        bleu = 100 * (15 / 16 * 13 / 15 * 11 / 14 * 9 / 13) ** 0.25
+        assert translation_scores(hypothesis, reference, language)["bleu"] == pytest.approx(bleu)
+        assert "tok:zh" in bleu_signature(language)
+    assert translation_scores(["แมวตัวเล็กมาก"], ["แมวตัวใหญ่มาก"], "th")["bleu"] > 40 and "tok:char" in bleu_signature(
+        "th"
+    )
+    assert bleu_signature("ko") == bleu_signature("de") == bleu_signature()  # words between spaces
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_japanese_is_cut_by_what_is_installed(monkeypatch, installed):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed or None)
+    assert bleu_tokenizer("ja") == bleu_tokenizer("jpn") == ("ja-mecab" if installed else "char")
 
 
 def test_scoring_tokenised_sentences_prints_nothing(quiet):
@@ -201,9 +259,28 @@ def test_greedy_translations_are_those_of_a_plain_loop_in_the_order_of_the_input
     model = translator(len(tokenizer)).eval()
     wanted = [greedy_oracle(model, tokenizer, sentence, 29) for sentence in SENTENCES]
     assert len(set(wanted)) > 5
-    for batch_size in (1, 5, 64):
-        got = translate(model, tokenizer, SENTENCES, max_length=30, batch_size=batch_size)
-        assert got == wanted
+    for max_tokens in (1, 20, 60, 4096):
+        assert translate(model, tokenizer, SENTENCES, max_length=30, max_tokens=max_tokens) == wanted
+
+
+@pytest.mark.parametrize("max_tokens", [1, 24, 50, 4096])
+def test_sentences_are_translated_by_tokens_and_not_by_rows(tokenizer, monkeypatch, max_tokens):
+    model, shapes = translator(len(tokenizer)).eval(), []
+    plain = model.generate
+
+    def generate(**inputs):
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return plain(**inputs)
+
+    monkeypatch.setattr(model, "generate", generate)
+    translate(model, tokenizer, SENTENCES, max_tokens=max_tokens)
+    assert sum(rows for rows, _ in shapes) == len(SENTENCES)
+    assert all(rows == 1 or rows * width <= max_tokens for rows, width in shapes)
+    assert all((rows + 1) * width > max_tokens for rows, width in shapes[:-1])  # as many as there is room for
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+    shapes.clear()
+    translate(model, tokenizer, SENTENCES * 3, beams=2, max_tokens=max_tokens)
+    assert [rows for rows, _ in shapes] == [64, 8]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -245,7 +322,7 @@ def test_edge_cases_of_translating(tokenizer):
     model = translator(len(tokenizer))
     assert translate(model, tokenizer, []) == []
     assert len(translate(model, tokenizer, ["", "狗"])) == 2
-    for bad in ({"beams": 0}, {"batch_size": 0}, {"max_length": 1}):
+    for bad in ({"beams": 0}, {"max_tokens": 0}, {"max_length": 1}):
         with pytest.raises(UserError, match=next(iter(bad))):
             translate(model, tokenizer, ["a"], **bad)
 

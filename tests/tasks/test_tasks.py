@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import torch
 
 from kdutils.core.errors import UserError
 from kdutils.tasks.classification import Classification
+from kdutils.tasks.masked_lm import MaskedLM
+from kdutils.tasks.multilingual import ManyToOne, OneToMany
 from kdutils.tasks.translation import Translation
 from kdutils.training.loop import Recipe
+from tests.corpus_files import write
 from tests.tiny import SMALL, assert_same_weights, one_sentence
 
 TABLES = {"translation": Translation, "classification": Classification}
@@ -80,6 +85,52 @@ def test_facts_say_what_the_data_was(task):
     assert facts["rows"] == {"train": 40, "validation": 10, "test": 10}
     assert facts["vocabulary"] == len(task.tokenizer) and facts["fingerprint"] == task.corpus.fingerprint
     assert ("bleu_signature" in facts) == (task.name == "translation")
+
+
+def test_characters_that_no_training_row_has_are_counted(tmp_path):
+    known = [{"src": f"word {i}", "tgt": f"Wort {i}", "text": f"word {i}", "label": i % 2} for i in range(20)]
+    strange = [{**row, "tgt": f"言葉 {i}", "text": f"言葉 {i}"} for i, row in enumerate(known)]
+    for split, rows in {"train": known, "validation": known, "test": [*known[:13], *strange[:7]]}.items():
+        write(tmp_path / f"en-de.{split}.jsonl", rows)
+        write(tmp_path / f"{split}.jsonl", rows)
+    for name, what in (("translation", "references"), ("classification", "texts")):
+        lacks = [note for note in make(name, data=str(tmp_path), test_rows=0).notes if "lacks" in note]
+        said = f"7 of 20 test {what} hold characters that the vocabulary lacks: raise train_rows, "
+        assert lacks == [f"{said}or choose data or a model that knows them."]
+
+
+@pytest.mark.slow
+def test_the_demo_corpora_of_the_records_are_drawn_today():
+    """Every recorded run on the grammar could be run again on the same rows."""
+    tasks = {cls.name: cls for cls in (Translation, Classification, MaskedLM, ManyToOne, OneToMany)}
+    names = {"data", "pair", "language", "languages", "pivot", "max_words", "data_seed", "test_split"}
+    names |= {f"{split}_rows" for split in ("train", "validation", "test")}
+    expected = {}
+    for path in (Path(__file__).resolve().parents[1] / "results").glob("*/demo/*.json"):
+        record = json.loads(path.read_text("utf-8"))
+        chosen = {name: value for name, value in record["settings"].items() if name in names}
+        if record["settings"]["data"] == "demo":
+            fingerprint = record["provenance"]["data"]["fingerprint"]
+            assert expected.setdefault((record["task"], json.dumps(chosen)), fingerprint) == fingerprint
+    assert len(expected) > 5
+    for (name, chosen), fingerprint in expected.items():
+        task = tasks[name].__new__(tasks[name])  # the corpus alone, without its tokenizer
+        task.settings = task.settings_table.resolve("demo", json.loads(chosen))
+        assert task._load().fingerprint == fingerprint, chosen
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "said"),
+    [(("entailment", "not_entailment"), 0, "of entailment"), (("glad", "sad"), None, "macro average")],
+)
+def test_f1_is_that_of_the_class_that_the_names_call_positive(tmp_path, monkeypatch, labels, positive, said):
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"{split}.jsonl", [{"text": f"word {i} and so on", "label": labels[i % 2]} for i in range(20)])
+    task = make("classification", data=str(tmp_path))
+    monkeypatch.setattr(
+        "kdutils.tasks.classification.label_scores", lambda model, batches, positive: {"positive": positive}
+    )
+    assert task.test(None) == {"test_positive": positive} and task.facts()["f1"] == said
 
 
 def test_translations_come_back_in_order_and_as_text():

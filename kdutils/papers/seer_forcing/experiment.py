@@ -87,7 +87,8 @@ ARMS = (
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     """BLEU of whole translations on the validation split, by which the ways of teaching are compared (claim S3)."""
     rows = trial.task.corpus.splits["validation"]
-    scores = translation_scores(trial.task.translate(model, [row["src"] for row in rows]), [row["tgt"] for row in rows])
+    hypotheses = trial.task.translate(model, [row["src"] for row in rows])
+    scores = translation_scores(hypotheses, [row["tgt"] for row in rows], trial.task.corpus.languages[1])
     return {"validation_bleu": scores["bleu"]}
 
 
