@@ -51,11 +51,15 @@ def gather(runs: str | os.PathLike = "runs", results: str | os.PathLike = "resul
 
     A broken file is an Entry with an error. Raises UserError when neither folder exists.
     """
-    if not Path(runs).is_dir() and not Path(results).is_dir():
+    if not os.path.isdir(runs) and not os.path.isdir(results):
         hint = "run an experiment first, for example `python -m kdutils run r_drop`, or name the folders"
         raise UserError(f"There is neither a folder '{runs}' nor a folder '{results}': {hint}.")
-    yours = [_read(path, "yours") for path in sorted(Path(runs).rglob("record.json"))]
-    return yours + [_read(path, "recorded") for path in sorted(Path(results).rglob("*.json"))]
+    yours = [_read(path, "yours") for path in _files(runs, "record.json")]
+    return yours + [_read(path, "recorded") for path in _files(results, "*.json")]
+
+
+def _files(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    return sorted(Path(folder).rglob(pattern)) if os.path.isdir(folder) else []  # whatever its name
 
 
 def _read(path: Path, origin: str) -> Entry:
@@ -68,7 +72,7 @@ def _read(path: Path, origin: str) -> Entry:
 def executed_notebooks(runs: str | os.PathLike = "runs") -> list[dict]:
     """What each status file (`seed-1.status.json`) says of its notebook, with its place added as "path"."""
     found = []
-    for path in sorted(Path(runs).rglob("*status.json")):
+    for path in _files(runs, "*status.json"):
         try:
             status = dict(read_json(path))
         except (UserError, RecursionError, TypeError, ValueError) as error:
@@ -140,13 +144,14 @@ def _group(entries: Sequence[Entry]) -> Group:
     newest = {record["seed"]: record for record in sorted(merged, key=results.date)}
     records = [newest[seed] for seed in sorted(newest)]
     arms = [arm for record in records for arm in record["arms"].values()]
-    counting, notes = [], []
+    counting, older = [], []
     for entry in sorted(entries, key=lambda entry: entry.record["seed"]):
         seed, own = entry.record["seed"], entry.record["arms"]
         if any(arm is one for arm in arms for one in own.values()):
             counting.append(entry)
         elif _scores(own) != _scores({name: newest[seed]["arms"].get(name) for name in own}):
-            notes.append(f"Seed {seed} has a newer record, the older is left out: {entry.path}.")
+            older.append(f"{entry.path} (seed {seed})")
+    notes = [f"Left out, because there are newer records of the same: {', '.join(older)}."] if older else []
     facts = [record["provenance"].get("data", {}) for record in records]
     notes += dict.fromkeys(f"The data: {note}" for fact in facts for note in fact.get("notes", []))
     about = (records[0][name] for name in ("paper", "task", "preset", "overrides"))
@@ -280,10 +285,7 @@ def _safe(value: Any) -> Any:
     return value if isinstance(value, Markup) else tables.escaped(value)
 
 
-HTML = tables.TEMPLATES.overlay()
-HTML.globals.update(metrics=metrics, settings=settings, provenance=provenance, figure=figure, Link=Link)
-HTML.globals.update(verdicts=grading.SYMBOLS)
-MARKDOWN = HTML.overlay(finalize=_safe)
+HTML, MARKDOWN = tables.TEMPLATES, tables.TEMPLATES.overlay(finalize=_safe)
 
 
 def render_markdown(
@@ -309,6 +311,8 @@ def _page(entries: Sequence[Entry], claims: Claims, notebooks: Sequence[dict], f
         "notebooks": notebook_table(notebooks, folder),
         "broken": (["file", "error"], broken),
         "folder": folder,
+        "verdicts": grading.SYMBOLS,
+        **{part.__name__: part for part in (metrics, settings, provenance, figure, Link)},
     }
 
 

@@ -231,6 +231,8 @@ def test_json_that_is_no_record_becomes_a_row(tmp_path, broken):
 def test_missing_folders_are_an_error_and_empty_ones_a_sentence(tmp_path):
     with pytest.raises(UserError, match="neither a folder"):
         report.write_report(tmp_path / "runs", tmp_path / "results")
+    with pytest.raises(UserError, match="neither a folder"):
+        report.write_report(tmp_path / ("x" * 5000), "a\0b")
     (tmp_path / "results").mkdir()
     path = report.write_report(tmp_path / "runs", tmp_path / "results")
     assert "No finished run was found" in path.read_text(encoding="utf-8")
@@ -520,3 +522,13 @@ def test_what_is_no_file_of_ours_is_named_and_the_board_goes_on(tmp_path):
     assert [row.split(" | ")[0] for row in broken if "record.json" in row] == [
         "| a/record.json", "| b/record.json", "| c/record.json",
     ]  # fmt: skip
+
+
+def test_what_stands_in_the_way_of_the_report_is_named(tmp_path):
+    store(tmp_path / "results/a.json", record(1))
+    for runs in (tmp_path / ("x" * 300), tmp_path / "results/a.json"):
+        with pytest.raises(UserError, match="could not be read or written|a file stands in its way"):
+            report.write_report(runs, tmp_path / "results")
+    (tmp_path / "runs/report.md").mkdir(parents=True)
+    with pytest.raises(UserError, match="report.md could not be read or written"):
+        report.write_report(tmp_path / "runs", tmp_path / "results")
