@@ -113,7 +113,7 @@ class Group:
     @property
     def origin(self) -> str:
         """Whose runs they are: "yours", "recorded" or "yours and recorded"."""
-        return " and ".join(dict.fromkeys(entry.origin for entry in self.entries))
+        return " and ".join(sorted({entry.origin for entry in self.entries}, reverse=True))
 
 
 def grouped(entries: Sequence[Entry]) -> list[Group]:

@@ -301,6 +301,13 @@ def test_your_runs_stand_first_and_are_marked(tmp_path):
     ]
 
 
+def test_seeds_of_yours_stand_beside_the_recorded_ones(tmp_path):
+    store(tmp_path / "results/a.json", record(1))
+    store(tmp_path / "runs/a/record.json", record(2))
+    (group,) = report.grouped(report.gather(tmp_path / "runs", tmp_path / "results"))
+    assert (group.origin, [one["seed"] for one in group.records]) == ("yours and recorded", [1, 2])
+
+
 def on(data, one, **facts):
     one["provenance"]["data"] = {"corpus": data, "fingerprint": data * 8, **facts}
     return one
@@ -329,6 +336,7 @@ def test_equal_settings_on_other_rows_are_two_groups_that_can_be_told_apart(tmp_
         "r_drop, translation, demo, data abcabcab", "r_drop, translation, demo, data xyzxyzxy",
     ]  # fmt: skip
     assert [[one["seed"] for one in group.records] for group in groups] == [[1], [2]]
+    assert [group.origin for group in groups] == ["recorded", "recorded"]
     assert verdicts(groups[0], groups, {"r_drop": [GAIN]}) == {"inconclusive": 1}
 
 
