@@ -1,18 +1,24 @@
-"""Tables for notebooks: settings, translations side by side, recorded runs. HTML with a plain text beside it.
+"""Tables for notebooks: settings, translations side by side, recorded runs, verdicts. HTML with a plain text beside it.
 
->>> show_settings(TRANSLATION, settings, "translation")
+>>> settings_table(TRANSLATION, settings, "translation")
+
+The board of verdicts is a template, `board.html.j2`, which the report draws too.
 """
 
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from kdutils.core.settings import Settings, Table
-from kdutils.study import claims
+from kdutils.study import claims, results
 from kdutils.study.claims import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Grade, marked
 
 HEADLINES = ("test_bleu", "exam_macro", "test_accuracy")  # the first of these that a run has stands for it
@@ -41,27 +47,25 @@ def settings_table(table: Table, settings: Settings, title: str) -> Shown:
     return Shown(markup, "\n".join([summary, *(f"  {name} = {value!r}" for name, value in settings.items())]))
 
 
+PAIR = Markup('<tr><th style="text-align:left">{}</th><td style="text-align:left">{}</td></tr>')
+CARD = Markup('<table style="margin-bottom:1em">{}</table>')
+
+
 def cards(columns: Mapping[str, Sequence[str]]) -> Shown:
     """Sentences side by side, one block an example: {"source": [...], "reference": [...], "R-Drop": [...]}."""
-    blocks, lines = [], []
-    for row in zip(*columns.values(), strict=True):
-        pairs = list(zip(columns, row, strict=True))
-        body = "".join(
-            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
-            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
-            for name, text in pairs
-        )
-        blocks.append(f'<table style="margin-bottom:1em">{body}</table>')
-        lines += [*(f"{name}: {text}" for name, text in pairs), ""]
-    return Shown("".join(blocks), "\n".join(lines).rstrip())
+    examples = [list(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    markup = (CARD.format(Markup().join(PAIR.format(*pair) for pair in pairs)) for pairs in examples)
+    text = "\n\n".join("\n".join(f"{name}: {said}" for name, said in pairs) for pairs in examples)
+    return Shown("".join(markup), text)
 
 
 def records_table(records: Iterable[Mapping[str, Any]], arms: Sequence[Any]) -> Shown:
-    """Recorded runs, one line a group of settings and arm: headline metric with its interval, and where it ran."""
+    """Recorded runs, one line a group of settings, data and arm: headline metric with its interval, where it ran."""
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
-    for record in records:
+    for record in results.merged(records):
         changed = ", ".join(f"{k}={v}" for k, v in sorted(record["overrides"].items()))
-        groups.setdefault((record["task"], record["preset"], changed), []).append(record)
+        data = record["provenance"].get("data", {}).get("fingerprint", "")
+        groups.setdefault((record["task"], record["preset"], changed, data), []).append(record)
     rows = [row for key, members in sorted(groups.items()) for row in _rows(key, members, arms)]
     if not rows:
         text = "No such runs are recorded in results/ yet."
@@ -71,24 +75,24 @@ def records_table(records: Iterable[Mapping[str, Any]], arms: Sequence[Any]) -> 
 
 
 def _rows(key: tuple, members: list[Mapping[str, Any]], arms: Sequence[Any]) -> Iterable[dict[str, Any]]:
-    task, preset, changed = key
+    task, preset, changed, _ = key
     for arm in arms:
         having = [record for record in members if arm.name in record["arms"]]
         if not having:
             continue
-        scores = having[0]["arms"][arm.name]["metrics"]
-        metric = next(name for name in HEADLINES if name in scores)
-        values = [record["arms"][arm.name]["metrics"][metric] for record in having]
-        minutes = [record["arms"][arm.name]["metrics"]["minutes"] for record in having]
+        scores = [record["arms"][arm.name]["metrics"] for record in having]
+        metric = next((name for name in HEADLINES if name in scores[0]), min(scores[0]))
+        values = [one.get(metric) for one in scores]
+        minutes = [one["minutes"] for one in scores if one.get("minutes") is not None]
         yield {
             "task": task,
             "preset and changes": f"{preset}; {changed}" if changed else preset,
             "arm": arm.label,
             metric: claims.format_interval(*claims.interval(values), sign=False),
             "seeds": len(values),
-            "minutes a seed": round(sum(minutes) / len(minutes), 1),
-            "device": having[0]["provenance"]["device"],
-            "date": having[0]["provenance"]["date"][:10],
+            "minutes per seed": round(sum(minutes) / len(minutes), 1) if minutes else "",
+            "device": having[0]["provenance"].get("device", ""),
+            "date": results.date(having[0])[:10],
         }
 
 
@@ -102,9 +106,9 @@ VERDICT_COLOURS = {
 
 
 def board(grades: Sequence[Grade]) -> pd.DataFrame:
-    """The grades as a table; the column "ours" reads: mean [95 % interval] unit."""
-    columns = ["claim", "statement", "paper", "ours", "seeds", "verdict", "why"]
-    rows = [(g.claim.id, g.claim.statement, g.claim.cited, g.ours, g.n, marked(g.verdict), why(g)) for g in grades]
+    """The grades as a table, the verdict first; the column "ours" reads: mean [95 % interval] unit."""
+    columns = ["verdict", "claim", "ours", "seeds", "statement", "paper", "why"]
+    rows = [(marked(g.verdict), g.claim.id, g.ours, g.n, g.claim.statement, g.claim.cited, why(g)) for g in grades]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -122,40 +126,23 @@ def note(grades: Sequence[Grade]) -> str:
     return f"Mean over seeds with a 95 % Student t interval, each claim graded on its own.{misses}"
 
 
-class Styled:
-    """A board in a notebook: a table with verdicts in words, symbols and colours; plain text elsewhere."""
-
-    def __init__(self, grades: Sequence[Grade]) -> None:
-        self.grades = list(grades)
-
-    def _repr_html_(self) -> str:
-        return board_html(self.grades)
-
-    def __repr__(self) -> str:
-        rows = [f"{g.claim.id:5} {marked(g.verdict):15} {g.ours or 'no number'}" for g in self.grades]
-        return "\n".join([*rows, note(self.grades)])
+def styled(grades: Sequence[Grade]) -> Shown:
+    """The board for the end of a notebook cell: verdicts in words, symbols and colours; plain text elsewhere."""
+    rows = [f"{g.claim.id:5} {marked(g.verdict):15} {g.ours or 'no number'}" for g in grades]
+    return Shown(TEMPLATES.get_template("board.html.j2").render(grades=grades), "\n".join([*rows, note(grades)]))
 
 
-def styled(grades: Sequence[Grade]) -> Styled:
-    """The board for the end of a notebook cell; needs nothing beyond IPython."""
-    return Styled(grades)
+def escaped(text: object) -> Markup:
+    """Text for Markdown in one line, in which nothing is markup, a link or an address that becomes one."""
+    safe = re.sub(r"([\\|*`\[\]])", r"\\\1", " ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;")
+    return Markup(re.sub(r":(?=//)|(?<=www)\.|@", lambda found: f"&#{ord(found[0])};", safe, flags=re.IGNORECASE))
 
 
-def board_html(grades: Sequence[Grade]) -> str:
-    """The board as an HTML table with escaped text; colours stand beside their words, never alone."""
-    table = board(grades)
-    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in table.columns)
-    body = "".join(_row_html(g, row) for g, row in zip(grades, table.itertuples(index=False), strict=True))
-    rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<table class="claims">{rows}</table><p><small>{html.escape(note(grades))}</small></p>'
-
-
-def _row_html(grade: Grade, row: Iterable) -> str:
-    ground, ink = VERDICT_COLOURS[grade.verdict]
-    badge = f"background:{ground};color:{ink};padding:2px 8px;border-radius:9px;white-space:nowrap"
-    cells = [html.escape(str(cell)) for cell in row]
-    cells[5] = f'<b style="{badge}">{cells[5]}</b>'
-    styles = ["text-align:left;vertical-align:top"] * len(cells)
-    styles[3] += ";white-space:nowrap"
-    cells[3] = cells[3].replace(" [", "<br>[")  # an interval is read in one piece
-    return "<tr>" + "".join(f'<td style="{s}">{c}</td>' for s, c in zip(styles, cells, strict=True)) + "</tr>"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.globals |= {"marked": marked, "why": why, "note": note, "board": board, "colours": VERDICT_COLOURS}

@@ -140,11 +140,13 @@ def grade(claim: Claim, records: Sequence[Record]) -> Grade:
     """
     try:
         raw = claim.measure(list(records)) if records else {}
+        values = {seed: _difference(number) for seed, number in sorted(raw.items())}
     except UserError as error:
         return Grade(claim, NOT_RUN, str(error))
     except KeyError as error:
         return Grade(claim, NOT_RUN, f"The records do not hold {error}.")
-    values = {seed: _difference(number) for seed, number in sorted(raw.items())}
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:  # a record from elsewhere
+        return Grade(claim, NOT_RUN, f"The records do not hold what this claim reads ({error}).")
     if not values:
         return Grade(claim, NOT_RUN, "No run has what this claim needs.")
     mean, low, high = interval(values.values())

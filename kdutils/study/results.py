@@ -1,25 +1,129 @@
-"""The store of recorded results: which runs were recorded, and where a new record goes.
+"""The store of recorded results: which runs were recorded, which of them belong together, where a new one goes.
 
 >>> records = recorded("r_drop")                    # what was measured before, at any scale
+>>> records = merged([*mine, *records])             # a run of my own replaces the arms that it has, and no others
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import HOME, digest, read_json, write_json
+from kdutils.core.settings import UNHASHED
 
 Record = dict[str, Any]
+
+# What a record looks like, "*" standing for any name. What is not listed may be anything.
+NUMBER = (int, float, type(None))
+RUN = {"date": str, "device": str}
+SHAPE = {
+    "paper": str, "task": str, "preset": str, "seed": int, "settings": {}, "overrides": {},
+    "arms": {"*": {"metrics": {"*": NUMBER}, "history": [{"update": NUMBER, "kind": str}], "provenance": RUN}},
+    "provenance": {**RUN, "data": {"corpus": str, "fingerprint": str, "notes": [str]}},
+}  # fmt: skip
+NEEDED = ("paper", "preset", "seed", "arms", "metrics")
+WORDS = {str: "text", int: "a whole number", NUMBER: "a number"}
+ROWS = {"train_rows", "validation_rows", "test_rows", "data_seed", "max_words"}  # they choose rows of the same corpus
 
 
 def recorded(name: str, results: str | Path = HOME / "results") -> list[Record]:
     """The recorded runs of a paper, one a (settings, seed), in the order of their files."""
-    return [read_json(path) for path in sorted(Path(results).glob(f"{name}/*/*.json"))]
+    return [read(path) for path in sorted(Path(results).glob(f"{name}/*/*.json"))]
+
+
+def read(path: str | os.PathLike) -> Record:
+    """The record in a file. Raises UserError, in one sentence, when it cannot be read or is no record."""
+    try:
+        found = read_json(path)
+        fault = "it is nested too deeply" if _deeper(found, 20) else _fault(found, SHAPE)
+    except RecursionError:  # by the reader of JSON
+        fault = "it is nested too deeply"
+    if fault:
+        raise UserError(f"{path} is JSON but not a record: {fault}.")
+    return {"task": "", "settings": {}, "overrides": {}, "provenance": {}, **found}
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists lie inside each other on more than so many levels."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_deeper(item, levels - 1) for item in inside)
+
+
+def _fault(value: Any, shape: Any, name: str = "it") -> str:
+    """What keeps a value from having a shape, in words; empty if nothing does."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{name} has to be an object of names and values"
+        missing = [key for key in NEEDED if key in shape and value.get(key) in (None, "", {})]
+        if missing:
+            return f"{name} lacks {', '.join(missing)}"
+        parts = [(value[key], shape.get(key, shape.get("*")), repr(key[:40])) for key in value]
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{name} has to be a list"
+        parts = [(item, shape[0], f"an entry of {name}") for item in value]
+    elif shape is None:
+        return ""
+    else:
+        fits = isinstance(value, shape) and not isinstance(value, bool)
+        fits = fits and not (isinstance(value, int) and abs(value) > 1e300)  # no float holds it
+        return "" if fits else f"{name} has to be {WORDS[shape]}"
+    return next(filter(None, (_fault(*part) for part in parts)), "")
+
+
+def merged(records: Iterable[Record]) -> list[Record]:
+    """One record for each paper, task, preset, settings, data and seed, which has the arms of all of them.
+
+    Of the arms of one name the newest counts, of equally new ones the first: a run comes before its copy in the store.
+    The rest of a merged record is that of the newest. The order is that of the first of each.
+    """
+    same: dict[str, list[Record]] = {}
+    for record in records:
+        settings = {name: value for name, value in record.get("settings", {}).items() if name not in UNHASHED}
+        about = [record.get(name) for name in ("paper", "task", "preset", "overrides", "seed")]
+        key = json.dumps([*about, settings, _data(record).get("fingerprint")], sort_keys=True)
+        same.setdefault(key, []).append(record)
+    return [_together(some) for some in same.values()]
+
+
+def _together(records: Sequence[Record]) -> Record:
+    fullest = sorted(records, key=lambda record: -len(record["arms"]))  # whose order of the arms is kept
+    arms = {}
+    for name in dict.fromkeys(name for record in fullest for name in record["arms"]):
+        having = [record for record in records if name in record["arms"]]
+        arms[name] = max(having, key=lambda record: date(record, name))["arms"][name]
+    return {**max(records, key=date), "arms": arms}
+
+
+def date(record: Record, arm: str = "") -> str:
+    """When an arm of a record was trained, or when the record was written; ISO 8601, empty where it does not say."""
+    of_arm = record["arms"].get(arm, {}).get("provenance", {}).get("date", "")
+    return of_arm or record.get("provenance", {}).get("date", "")
+
+
+def _data(record: Record) -> dict[str, Any]:
+    return record.get("provenance", {}).get("data", {})
+
+
+def comparable(one: Record, other: Record, over: Sequence[str] = ()) -> bool:
+    """Whether records differ in nothing but seed, arms and the overrides in `over`: so their numbers form one table.
+
+    Their data have to be the same to the last row, or where `over` chooses the rows (`train_rows`), the same corpus.
+    """
+    rows = ROWS & set(over) and one["overrides"] != other["overrides"]
+
+    def about(record: Record) -> list:
+        kept = {name: value for name, value in record["overrides"].items() if name not in over}
+        data = _data(record).get("corpus" if rows else "fingerprint")
+        return [*(record.get(name) for name in ("paper", "task", "preset")), kept, data]
+
+    return about(one) == about(other)
 
 
 def record_path(record: Record, results: str | Path = HOME / "results") -> Path:
@@ -39,7 +143,7 @@ def free_place(record: Record, results: str | Path = HOME / "results") -> Path:
     """
     place = record_path(record, results)
     if place.exists():
-        if read_json(place).get("overrides") != record["overrides"]:  # data=/a/corpus and data=/b/corpus
+        if read(place)["overrides"] != record["overrides"]:  # data=/a/corpus and data=/b/corpus
             raise UserError(f"{place} holds a run of other settings that has the same name: rename that file first.")
         raise UserError(f"{place} is recorded already: delete it first if the new run is to replace it.")
     return place
@@ -59,13 +163,20 @@ def keep(record: Record, results: str | Path = HOME / "results") -> Path:
     return place
 
 
-def for_claim(over: Sequence[str], records: Sequence[Record], task: str, preset: str) -> list[Record]:
-    """The records of a task and preset that differ from the preset in nothing but the settings in `over`."""
-    return [
-        record
-        for record in records
-        if (record["task"], record["preset"]) == (task, preset) and set(record["overrides"]) <= set(over)
-    ]
+def for_claim(
+    over: Sequence[str], records: Sequence[Record], task: str, preset: str, like: Record | None = None
+) -> list[Record]:
+    """The records of a task and preset that differ from `like` in nothing but the settings in `over`, merged.
+
+    like: a record of the run that is graded, so that what was recorded on the demo's data says nothing of a reader's
+    own. Without it the preset as it is: only what is in `over` may be overridden.
+    """
+    found = [record for record in records if (record["task"], record["preset"]) == (task, preset)]
+    if like is None:
+        found = [record for record in found if set(record["overrides"]) <= set(over)]
+        # of several versions of the data, those of the newest
+        like = max(found, key=lambda record: (-len(record["overrides"]), date(record)), default=None)
+    return merged(record for record in found if comparable(like, record, over))
 
 
 def _short(value: Any) -> str:

@@ -124,3 +124,53 @@ def test_labels_are_escaped_and_nothing_recorded_is_said():
     assert "&lt;u&gt;R-Drop&lt;/u&gt;" in html_of(tables.records_table([record(1)], odd))
     for nothing in ([], [record(1, arms=("other",))]):
         assert repr(tables.records_table(nothing, ARMS)) == "No such runs are recorded in results/ yet."
+
+
+def test_an_arm_that_was_run_again_counts_once_with_its_newer_number():
+    again = record(2, arms=("r_drop",), score=33.0)
+    again["provenance"] = {"device": "a GPU", "date": "2026-05-01T00:00:00+00:00"}
+    lines = cells(tables.records_table([again, record(1), record(2), record(3)], ARMS))
+    assert [line[2:5] for line in lines] == [
+        ["baseline", "32.0 [29.5, 34.5]", "3"],  # 31, 32, 33
+        ["R-Drop", "33.0 [28.0, 38.0]", "3"],  # 31, 35, 33
+    ]
+
+
+def test_runs_on_other_data_are_lines_of_their_own():
+    theirs = [record(seed, score=50.0) for seed in (1, 2)]
+    for one in theirs:
+        one["provenance"]["data"] = {"fingerprint": "theirs"}
+    lines = cells(tables.records_table([*theirs, record(1), record(2)], ARMS))
+    assert [(line[2], line[3][:4], line[4]) for line in lines] == [
+        ("baseline", "31.5", "2"), ("R-Drop", "31.5", "2"), ("baseline", "51.5", "2"), ("R-Drop", "51.5", "2"),
+    ]  # fmt: skip
+
+
+def test_a_record_without_headline_time_or_place_is_shown_all_the_same():
+    bare = [record(seed, arms=("r_drop",)) for seed in (1, 2, 3)]
+    for one in bare:
+        one["arms"]["r_drop"]["metrics"] = {"test_loss": 2.0 + one["seed"]}
+        one["provenance"] = {}
+    (line,) = cells(tables.records_table(bare, ARMS))
+    assert line == ["translation", "demo", "R-Drop", "4.0 [1.5, 6.5]", "3", "", "", ""]
+    bare[1]["arms"]["r_drop"]["metrics"] = {"minutes": 1.0}
+    assert cells(tables.records_table(bare, ARMS))[0][3:6] == ["not finite", "3", "1.0"]
+
+
+# --- text for Markdown -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("cpu, 2 threads", "cpu, 2 threads"),
+        ("<script>x</script>", "&lt;script>x&lt;/script>"),
+        ("[a](javascript:x)", r"\[a\](javascript:x)"),
+        ("a|b `c` *d*", r"a\|b \`c\` \*d\*"),
+        ("two\n# lines", "two # lines"),
+        ("&lt;b&gt;", "&amp;lt;b&amp;gt;"),
+        ("see https://x.org and WWW.x.org or a@x.org", "see https&#58;//x.org and WWW&#46;x.org or a&#64;x.org"),
+    ],
+)
+def test_no_text_becomes_markup_in_markdown(text, safe):
+    assert tables.escaped(text) == safe

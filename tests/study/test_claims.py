@@ -181,7 +181,7 @@ def test_trend_and_peak():
 def test_board_has_the_columns_and_the_paper_beside_ours():
     result = crafted([0.9, 1.1, 1.0], paper="+2.61", source="Table 1", unit="BLEU", scale="small scale")
     row = tables.board([result]).iloc[0]
-    assert list(row.index) == ["claim", "statement", "paper", "ours", "seeds", "verdict", "why"]
+    assert list(row.index) == ["verdict", "claim", "ours", "seeds", "statement", "paper", "why"]
     assert row["paper"] == "+2.61 (Table 1)"
     assert row["ours"] == "+1.00 [+0.75, +1.25] BLEU"
     assert (row["seeds"], row["verdict"]) == (3, "✓ supported")

@@ -1,0 +1,165 @@
+"""The store of records: arms of equal settings add up, other data stays apart, what is no record is named."""
+
+import json
+
+import pytest
+
+from kdutils.core.errors import UserError
+from kdutils.study import claims, measures, results
+from kdutils.study.claims import Claim, grade
+
+DEMO, MINE = "demo-rows", "rows-of-mine"
+
+
+def record(
+    seed=1, scores=(20.0, 29.0), date="2026-01-01", data=DEMO, corpus="demo", arms=("baseline", "r_drop"), **changed
+):
+    """A record of two arms; the settings in `changed` are overridden, log_every only set."""
+    overrides = {name: value for name, value in changed.items() if name != "log_every"}
+    return {
+        "paper": "r_drop", "task": "translation", "preset": "demo", "seed": seed, "overrides": overrides,
+        "settings": {"data": "demo", "alpha": 5.0, "train_rows": 500, "log_every": 20, **changed},
+        "arms": {arm: {"metrics": {"bleu": score}, "provenance": {"date": date}}
+                 for arm, score in zip(arms, scores, strict=False)},
+        "provenance": {"date": date, "data": {"corpus": corpus, "fingerprint": data}},
+    }  # fmt: skip
+
+
+def bleu(records):
+    return [{arm: found["metrics"]["bleu"] for arm, found in record["arms"].items()} for record in records]
+
+
+# --- arms that add up --------------------------------------------------------------------------------------------
+
+
+def test_a_newer_record_replaces_only_the_arms_it_has():
+    full = record(arms=("baseline", "baseline_2x", "r_drop"), scores=(20.0, 24.0, 29.0), date="2026-01-01")
+    one_arm = record(arms=("baseline",), scores=(21.0,), date="2026-02-01")
+    for order in ([full, one_arm], [one_arm, full]):
+        (found,) = results.merged(order)
+        assert bleu([found]) == [{"baseline": 21.0, "baseline_2x": 24.0, "r_drop": 29.0}]
+        assert list(found["arms"]) == ["baseline", "baseline_2x", "r_drop"]
+        assert found["provenance"]["date"] == "2026-02-01"
+    assert bleu([full]) == [{"baseline": 20.0, "baseline_2x": 24.0, "r_drop": 29.0}]  # what was given is not touched
+
+
+def test_an_arm_is_as_old_as_its_own_training_and_the_first_of_equals_counts():
+    older = record(scores=(1.0, 2.0), date="2026-01-01")
+    rewritten = record(scores=(3.0, 4.0), date="2026-03-01")
+    rewritten["arms"]["baseline"]["provenance"]["date"] = "2025-12-01"  # written again when r_drop was added
+    assert bleu(results.merged([older, rewritten])) == [{"baseline": 1.0, "r_drop": 4.0}]
+    copy = record(scores=(9.0, 9.0))
+    assert results.merged([older, copy]) == [older]
+    for one in (older, copy):
+        one["provenance"] = {"data": one["provenance"]["data"]}
+        one["arms"] = {name: {"metrics": arm["metrics"]} for name, arm in one["arms"].items()}
+    assert bleu(results.merged([older, copy])) == [{"baseline": 1.0, "r_drop": 2.0}]  # without dates too
+
+
+def test_other_settings_data_seeds_and_presets_stay_records_of_their_own():
+    different = [record(), record(2), record(alpha=1.0), record(data=MINE), {**record(), "preset": "study"},
+                 {**record(), "task": "classification"}, {**record(), "paper": "lssd"},
+                 {**record(), "settings": {"alpha": 4.0}}]  # fmt: skip
+    assert results.merged(different) == different
+    assert len(results.merged([record(), record(log_every=1)])) == 1  # what is logged decides no result
+
+
+def test_a_gain_is_taken_from_the_merged_arms():
+    full = [record(seed, (20.0 + seed, 29.0 + 2 * seed)) for seed in (1, 2, 3)]
+    mine = [record(2, (25.5,), date="2026-05-01", arms=("baseline",))]
+    found = results.for_claim((), [*mine, *full], "translation", "demo")
+    assert measures.paired_difference(found, "bleu", "r_drop", "baseline") == {1: 10.0, 2: 7.5, 3: 12.0}
+
+
+# --- somebody else's data ----------------------------------------------------------------------------------------
+
+SWEEP = Claim("R6", "BLEU rises with alpha.",
+              lambda records: measures.trend(measures.sweep_setting(records, "bleu", "r_drop", "alpha")),
+              over=("alpha",))  # fmt: skip
+
+
+def test_a_run_on_ones_own_data_is_not_graded_by_the_sweep_of_the_demo():
+    store = [record(seed, (20.0, 29.0 + alpha), alpha=alpha) for seed in (1, 2, 3) for alpha in (1.0, 5.0, 10.0)]
+    mine = [record(seed, data=MINE, corpus="mine") for seed in (1, 2, 3)]
+    for one in mine:
+        one["overrides"] = {"data": "/my/corpus"}
+    demo = record(4)
+
+    def verdict(like, records):
+        return grade(SWEEP, results.for_claim(SWEEP.over, records, "translation", "demo", like)).verdict
+
+    assert verdict(None, store) == verdict(demo, [demo, *store]) == claims.SUPPORTED
+    assert verdict(mine[0], [*mine, *store]) == claims.NOT_RUN
+    assert results.for_claim(SWEEP.over, [*mine, *store], "translation", "demo", mine[0]) == mine
+
+
+def test_a_sweep_at_other_settings_is_not_the_sweep_of_the_preset():
+    store = [record(alpha=1.0), record(alpha=1.0, dropout=0.3), record(dropout=0.3)]
+    assert results.for_claim(("alpha",), store, "translation", "demo") == [store[0]]
+    assert results.for_claim(("alpha",), store, "translation", "demo", like=store[2]) == store[1:]
+
+
+def test_the_same_settings_on_other_rows_are_never_pooled():
+    old, new = record(1, data="old rows", date="2025-01-01"), record(2, data="new rows")
+    swept = record(3, data="old rows", alpha=1.0)
+    assert results.for_claim(("alpha",), [old, new, swept], "translation", "demo") == [new]
+    assert results.for_claim(("alpha",), [old, new, swept], "translation", "demo", like=old) == [old, swept]
+
+
+def test_a_sweep_over_the_rows_themselves_stays_within_its_corpus():
+    store = [record(), record(data="fewer", train_rows=250), record(data="theirs", corpus="theirs", train_rows=250)]
+    assert results.for_claim(("train_rows",), store, "translation", "demo") == store[:2]
+    assert not results.comparable(store[0], store[1], ("alpha",))
+
+
+# --- what is no record -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"overrides": []}, "'overrides' has to be an object"),
+        ({"settings": None}, "'settings' has to be an object"),
+        ({"provenance": "cpu"}, "'provenance' has to be an object"),
+        ({"provenance": {"data": 3}}, "'data' has to be an object"),
+        ({"provenance": {"data": {"notes": [1]}}}, "an entry of 'notes' has to be text"),
+        ({"provenance": {"date": 2026}}, "'date' has to be text"),
+        ({"paper": ["r_drop"]}, "'paper' has to be text"),
+        ({"seed": True}, "'seed' has to be a whole number"),
+        ({"seed": 1.5}, "'seed' has to be a whole number"),
+        ({"arms": {}}, "it lacks arms"),
+        ({"arms": {"a": {}}}, "'a' lacks metrics"),
+        ({"arms": {"a": {"metrics": {"bleu": "30"}}}}, "'bleu' has to be a number"),
+        ({"arms": {"a": {"metrics": {"bleu": 10**400}}}}, "'bleu' has to be a number"),
+        ({"arms": {"a": {"metrics": {"bleu": 1}, "history": {}}}}, "'history' has to be a list"),
+        ({"arms": {"a": {"metrics": {"bleu": 1}, "history": [7]}}}, "an entry of 'history' has to be an object"),
+    ],
+)
+def test_a_record_of_the_wrong_type_is_named_in_one_sentence(tmp_path, change, words):
+    path = tmp_path / "r_drop/demo/one.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({**record(), **change}))
+    for reading in (lambda: results.read(path), lambda: results.recorded("r_drop", tmp_path)):
+        with pytest.raises(UserError, match=f"one.json is JSON but not a record: {words}"):
+            reading()
+
+
+@pytest.mark.parametrize("depth", [30, 1000, 100_000])
+def test_json_that_is_nested_too_deeply_is_named(tmp_path, depth):
+    (tmp_path / "deep.json").write_text('{"paper": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(UserError, match="deep.json is JSON but not a record: it is nested too deeply"):
+        results.read(tmp_path / "deep.json")
+
+
+def test_a_folder_in_the_place_of_a_record_is_named(tmp_path):
+    (tmp_path / "one.json").mkdir()
+    with pytest.raises(UserError, match="one.json"):
+        results.read(tmp_path / "one.json")
+
+
+def test_what_a_record_may_lack_is_empty(tmp_path):
+    (tmp_path / "one.json").write_text(
+        '{"paper": "p", "preset": "demo", "seed": 0, "arms": {"a": {"metrics": {"x": null}}}}'
+    )
+    found = results.read(tmp_path / "one.json")
+    assert (found["task"], found["settings"], found["overrides"], found["provenance"]) == ("", {}, {}, {})
