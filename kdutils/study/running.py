@@ -29,7 +29,7 @@ from kdutils.data.corpora import Corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.experiment import Arm, Experiment, Trial, checked_seeds
-from kdutils.study.results import Record
+from kdutils.study.results import Record, read
 from kdutils.tasks.base import Task
 from kdutils.training.checkpoints import clear_run
 from kdutils.training.loop import Fitted, evaluation_context
@@ -88,7 +88,7 @@ def run(
 
 def finished(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> list[Record]:
     """The records of all finished seeds of these settings, in the order of the seeds."""
-    records = [read_json(path) for path in folder(experiment, settings, runs).glob("seed-*/record.json")]
+    records = [read(path) for path in folder(experiment, settings, runs).glob("seed-*/record.json")]
     return sorted(records, key=lambda record: record["seed"])
 
 
