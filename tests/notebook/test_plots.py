@@ -97,10 +97,10 @@ def test_claims_figure_has_a_row_for_each_claim_with_a_number():
 # --- what is drawn: the numbers of every mark, against those that were given -------------------------------------
 
 COLOURS = {"baseline": plots.COLOURS["baseline"], "rd": plots.VERMILLION}
-# Uneven, so that a mean is neither a median nor an extreme; in the wrong order; and seed 7 has an update of its own.
+# Uneven, so that a mean is neither a median nor an extreme; in the wrong order; and each seed has an update of its own.
 LOGGED = {
-    "baseline": {3: {10: 4.0, 20: 3.0}, 5: {10: 1.0, 20: 0.5}, 7: {10: 2.5, 20: 2.0, 30: 1.5}},
-    "rd": {3: {10: 8.0, 20: 6.0}, 5: {10: 5.0, 20: 5.5}, 7: {10: 5.0, 20: 4.0, 30: 3.5}},
+    "baseline": {3: {5: 4.5, 10: 4.0, 20: 3.0}, 5: {10: 1.0, 15: 0.9, 20: 0.5}, 7: {10: 2.5, 20: 2.0, 30: 1.5}},
+    "rd": {3: {5: 8.5, 10: 8.0, 20: 6.0}, 5: {10: 5.0, 15: 5.1, 20: 5.5}, 7: {10: 5.0, 20: 4.0, 30: 3.5}},
 }
 
 
