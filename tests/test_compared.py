@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import nbformat
 import pytest
 
 from tests import compared
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TRAINED = "from kdutils.study.running import run\nrecords = run(experiment, settings, runs=runs)"
 STORED = 'from kdutils.study.results import recorded\nstore = recorded("r_drop")'
@@ -126,3 +132,42 @@ def test_a_cell_is_built_on_the_statements_that_give_it_its_names():
 def test_a_value_that_is_replaced_is_not_needed():
     cells = ["x = training()\nx.append(1)", "x = 2\nx += 1", "print(x)"]
     assert compared.behind(cells, 2) == ["x = 2", "x += 1"]
+
+
+# --- what nbval makes of the tags ---------------------------------------------------------------------------------
+
+TABLE = "import pandas as pd\npd.DataFrame({'BLEU': [score]})"
+TOLD = "print(f'BLEU {score}, on 2026-01-31, in 2.5 min, 350 MB, torch 2.13.0+cpu, difference 1.1e-16')"
+
+
+def write_notebook(place: Path, *, table: str, printed: str) -> None:
+    """A notebook as it is committed, with 21.5 in its source and these numbers in its outputs."""
+    new = nbformat.v4
+    cells = [new.new_code_cell(source) for source in ("score = 21.5", TABLE, TOLD)]
+    html = (
+        "<div>\n<style scoped>\n    .dataframe tbody tr th:only-of-type {\n        vertical-align: middle;\n    }\n\n"
+        "    .dataframe tbody tr th {\n        vertical-align: top;\n    }\n\n    .dataframe thead th {\n"
+        '        text-align: right;\n    }\n</style>\n<table border="1" class="dataframe">\n  <thead>\n'
+        '    <tr style="text-align: right;">\n      <th></th>\n      <th>BLEU</th>\n    </tr>\n  </thead>\n  <tbody>\n'
+        f"    <tr>\n      <th>0</th>\n      <td>{table}</td>\n    </tr>\n  </tbody>\n</table>\n</div>"
+    )
+    data = {"text/html": html, "text/plain": f"   BLEU\n0  {table}"}
+    cells[1].outputs = [new.new_output("execute_result", data, execution_count=2)]
+    cells[2].outputs = [new.new_output("stream", text=printed)]
+    for number, cell in enumerate(cells, start=1):
+        cell.execution_count = number
+    node = new.new_notebook(cells=cells)
+    compared.mark(node)
+    nbformat.write(node, place)
+
+
+def test_nbval_sees_another_number_and_overlooks_another_time(tmp_path):
+    told = "BLEU {}, on 2025-11-21, in 1 min, 1.2 GB, torch 2.11.0, difference 0.0e+00\n"
+    write_notebook(tmp_path / "right.ipynb", table="21.5", printed=told.format(21.5))
+    write_notebook(tmp_path / "wrong.ipynb", table="21.4", printed=told.format(21.6))
+    options = ["--nbval-lax", "--nbval-current-env", f"--nbval-sanitize-with={ROOT}/tests/notebooks.sanitize"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", *options]
+    done = subprocess.run([*command, tmp_path], cwd=tmp_path, capture_output=True, text=True)
+    failed = sorted(line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith("FAILED"))
+    assert failed == ["wrong.ipynb::Cell", "wrong.ipynb::Cell"], done.stdout
+    assert "2 failed, 4 passed" in done.stdout
