@@ -1,16 +1,20 @@
 # GNU make and a POSIX shell. `make` alone lists the targets.
 #   PYTHON=/path/to/python3.12   the interpreter that .venv is made from (default: python3, or a newer one on PATH)
 #   TORCH_INDEX=URL              one more package index, e.g. https://download.pytorch.org/whl/cpu without a GPU
+#   WORKERS=8                    the most processes that `make test` may use (default: 2)
 
 PYTHON ?=
 TORCH_INDEX ?=
 REPO ?=
 REVISION ?= main
 VENV ?= .venv
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kdutils-installed
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.14 python3.11 python)
+# A file, or a notebook, is one process's work from its first test to its last; one thread each, so that none waits.
+PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n logical --maxprocesses $(WORKERS) --dist loadfile
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
@@ -49,11 +53,11 @@ demo: env ## run every notebook at the demo preset and draw the results board, r
 	@"$(BIN)/python" -m kdutils report
 	@echo "The results board is runs/report.html, the executed notebooks lie beside it in runs/"
 
-test: env lint ## lint, run the tests, then run every notebook and compare its marked outputs
-	@echo "Running the tests"
-	@"$(BIN)/python" -m pytest -q tests
-	@echo "Running the notebooks as they are committed"
-	@KDUTILS_HEADLESS=1 "$(BIN)/python" -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+test: env lint ## lint, run the tests, then run every notebook and compare what does not depend on training
+	@echo "Running the tests, $(WORKERS) files at a time"
+	@$(PYTEST) --no-loadscope-reorder tests
+	@echo "Running the notebooks as they are committed; runs that are finished in runs/ are loaded"
+	@KDUTILS_HEADLESS=1 $(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		--nbval-sanitize-with tests/notebooks.sanitize notebooks
 
 lint: env ## check the style of modules, tests and notebooks
@@ -65,9 +69,10 @@ lab: env ## open the notebooks in JupyterLab
 	@echo "Opening JupyterLab in notebooks/"
 	@"$(BIN)/python" -m jupyter lab notebooks
 
-notebooks: env ## execute the committed notebooks again, in place
+notebooks: env ## execute the committed notebooks again, in place, and mark the outputs that the tests compare
 	@echo "Executing the committed notebooks in place"
 	@"$(BIN)/python" -m kdutils refresh
+	@"$(BIN)/python" -m tests.compared
 
 colab: env ## let badges and set-up cells name your copy: make colab REPO=owner/name [REVISION=branch or tag]
 	@"$(BIN)/python" -m kdutils colab "$(REPO)" --revision "$(REVISION)"

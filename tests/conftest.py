@@ -62,6 +62,19 @@ def same_draws():
         yield
 
 
+# Files that train, and take longest: they come first, so that no process is still at one when the others have ended.
+LONGEST = ("training/test_checkpoints.py", "training/*.py", "papers/*/test_experiment.py", "study/*.py", "tasks/*.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files of LONGEST in front, in this order; make leaves the order to us (--no-loadscope-reorder)."""
+
+    def place(item: pytest.Item) -> int:
+        return next((n for n, pattern in enumerate(LONGEST) if item.path.match(pattern)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Names of tests that are the same in every process: no address of a function, no bytes that hold a time."""
     if isinstance(val, bytes):

@@ -9,16 +9,20 @@ that breaks it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import nbformat
+import pandas as pd
+from IPython.core.formatters import DisplayFormatter
 
 from kdutils.core.setup import CELL, colab_url
+from tests import compared
 
 Notebook = nbformat.NotebookNode
 RULES: dict[str, Callable[[Notebook, str], Iterator[str]]] = {}
@@ -213,6 +217,78 @@ def current_source(address: str) -> str:
     for attribute in qualified.split("."):
         thing = getattr(thing, attribute)
     return inspect.getsource(thing).rstrip()
+
+
+@rule
+def compared_cells(node: Notebook, name: str) -> Iterator[str]:
+    code = cells(node, "code") if all_parse(node) else []
+    for cell, live in zip(code, compared.live_cells([cell.source for cell in code]), strict=True):
+        expected = bool(cell.outputs) and not live
+        if (compared.TAG in cell.metadata.get("tags", [])) != expected:
+            word = "compared" if expected else "left out"
+            yield f"the output of the cell {begins(cell)} is to be {word} when it is tested: run `make notebooks`"
+
+
+@rule
+def tables_follow_from_records(node: Notebook, name: str) -> Iterator[str]:
+    code = cells(node, "code") if all_parse(node) else []
+    sources = [cell.source for cell in code]
+    for number, cell in enumerate(code):
+        if compared.TAG not in cell.metadata.get("tags", []):
+            continue
+        before = compared.behind(sources, number)
+        if not any(RECORDED.search(source) for source in [*before, cell.source]):
+            continue
+        try:
+            now = shown_again(before, cell.source)
+        except Exception as error:  # of whatever kind: the notebook does not run
+            yield f"the cell {begins(cell)} cannot be computed again ({type(error).__name__}: {error})"
+        else:
+            if now != stored(cell):
+                yield f"the cell {begins(cell)} shows other numbers than the records give: run `make notebooks`"
+
+
+RECORDED = re.compile(r"\brecorded\(|benchmarks")  # results/ or benchmarks/ is read
+
+
+def shown_again(before: Sequence[str], source: str) -> list[str]:
+    """What a cell prints and the tables that it shows, computed in this process from the statements before it."""
+    names, text, tables, formatter = {}, io.StringIO(), [], DisplayFormatter()
+
+    def display(*things: object) -> None:
+        tables.extend(table(formatter.format(thing)[0]) for thing in things)
+
+    names["display"] = display
+    *body, last = ast.parse(source).body
+    body += [] if isinstance(last, ast.Expr) else [last]
+    with pd.option_context("display.max_columns", 20):  # as in a notebook, where no terminal is too narrow
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec("\n".join(before), names)
+        tables.clear()
+        with contextlib.redirect_stdout(text):
+            exec(compile(ast.Module(body, []), "a cell", "exec"), names)
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), "a cell", "eval"), names)
+                display(*([] if value is None else [value]))
+    return [text.getvalue(), *tables]
+
+
+def stored(cell: Notebook) -> list[str]:
+    """What a cell printed and the tables that it showed when it was executed; without its figures."""
+    text = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    rich = [output.data for output in cell.outputs if "data" in output]
+    return [text, *(table(data) for data in rich if "image/png" not in data)]
+
+
+def all_parse(node: Notebook) -> bool:
+    """Whether every code cell is Python; the rule about safe code complains of those that are not."""
+    with contextlib.suppress(SyntaxError):
+        return all(ast.parse(cell.source) for cell in cells(node, "code"))
+    return False
+
+
+def table(data: dict[str, str]) -> str:
+    return next(data[kind] for kind in ("text/html", "text/markdown", "text/plain") if kind in data)
 
 
 @rule

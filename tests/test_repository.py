@@ -26,6 +26,8 @@ from packaging.utils import canonicalize_name
 
 import kdutils
 from kdutils.core.setup import CELL, REVISION, colab_url
+from kdutils.study.results import recorded
+from tests import compared
 from tests.notebook_rules import RULES, Notebook, cells, current_source, unsafe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,8 +76,11 @@ def small() -> Notebook:
         "print(2)",
         "## The picture\n\nIt is a dot, see [the code](https://github.com/kd/work/tmp/).",
         "print(3)",
+        "## The records\n\nThey are counted.",
+        'from kdutils.study.results import recorded\n\nstore = recorded("r_drop")',
+        "print(len(store))",
     ]
-    kinds = {1: "code", 2: "code", 4: "code", 5: "code", 7: "code"}
+    kinds = {1: "code", 2: "code", 4: "code", 5: "code", 7: "code", 9: "code", 10: "code"}
     make = {"code": new.new_code_cell, "markdown": new.new_markdown_cell}
     node = new.new_notebook(cells=[make[kinds.get(i, "markdown")](text) for i, text in enumerate(sources)])
     node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -84,6 +89,8 @@ def small() -> Notebook:
     node.cells[2].metadata["tags"] = ["parameters"]
     node.cells[4].outputs = [new.new_output("stream", name="stdout", text="1\n"), source]
     node.cells[7].outputs = [image]
+    node.cells[10].outputs = [new.new_output("stream", name="stdout", text=f"{len(recorded('r_drop'))}\n")]
+    compared.mark(node)
     return node
 
 
@@ -118,14 +125,14 @@ BROKEN: list[tuple[str, Callable[[Notebook], object]]] = [
     ("korean_abstract", replace(0, "드롭아웃 결과가 서로 같아지도록", "dropout")),
     ("setup_cell", replace(1, "torch", "")),
     ("parameters_cell", lambda n: n.cells[2].metadata.update(tags=[])),
-    ("parameters_cell", lambda n: n.cells[4].metadata.update(tags=["parameters"])),
+    ("parameters_cell", lambda n: n.cells[4].metadata.tags.append("parameters")),
     ("parameters_cell", replace(2, "preset: str", "preset")),
     ("parameters_cell", replace(2, '"demo"', "len('demo')")),
     ("parameters_cell", replace(2, "  # demo, study or paper", "")),
     ("parameters_cell", replace(2, "]  # one run a seed", "]\n# one run a seed")),
     ("no_traces_of_a_runner", lambda n: n.metadata.update(widgets={})),
     ("no_traces_of_a_runner", lambda n: n.cells[0].metadata.update(papermill={})),
-    ("no_traces_of_a_runner", lambda n: n.cells[4].metadata.update(tags=["injected-parameters"])),
+    ("no_traces_of_a_runner", lambda n: n.cells[4].metadata.tags.append("injected-parameters")),
     ("clean_outputs", output("error", ename="ValueError", evalue="", traceback=[])),
     ("clean_outputs", output("stream", name="stderr", text="UserWarning: beware")),
     ("clean_outputs", output("stream", name="stdout", text="\r 50%|###   | 2/4")),
@@ -147,6 +154,11 @@ BROKEN: list[tuple[str, Callable[[Notebook], object]]] = [
         "shown_sources_are_current",
         lambda n: n.cells[4].outputs[1].data.update({"text/plain": "def unknown(): ..."}),
     ),
+    ("compared_cells", lambda n: n.cells[4].metadata.update(tags=[])),
+    ("compared_cells", lambda n: n.cells[9].metadata.update(tags=[compared.TAG])),
+    ("tables_follow_from_records", lambda n: n.cells[10].outputs[0].update(text="0\n")),
+    ("tables_follow_from_records", replace(10, "len(store)", "len(store) + 1")),
+    ("tables_follow_from_records", replace(9, '("r_drop")', '("r_drop").lost')),
     ("safe_code", replace(5, "print(2)", "!pip install torch")),
     ("safe_code", replace(5, "print(2)", "torch.load('weights.pt')")),
 ]
@@ -403,7 +415,7 @@ def test_sanitising_patterns_compile_and_leave_no_digits_of_a_duration():
     text = (ROOT / "tests" / "notebooks.sanitize").read_text(encoding="utf-8")
     patterns = re.findall(r"^regex: (.*)$\n^replace: (.*)$", text, flags=re.M)
     assert len(patterns) == text.count("regex: ")
-    line = "trained in 12.5 s (0.2 min) at 2026-11-21T10:00:00Z, 350 MB; torch 2.13.0+cpu; difference 1.1e-16"
+    line = "trained in 12.5 s (0.2 min) at 2026-11-21T10:00:00Z, 350 MB; torch 2.13.0+cpu; difference 1.1e-16, line 12:"
     for pattern, replacement in patterns:
         line = re.sub(pattern, replacement, line)
     assert not re.search(r"\d", line)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from kdutils.core.errors import UserError
-from kdutils.notebook import plots
-from kdutils.study import claims, measures
+from kdutils.notebook import plots, tables
+from kdutils.study import claims
 
 
 def record(seed, shift=0.0):
@@ -94,12 +94,265 @@ def test_claims_figure_has_a_row_for_each_claim_with_a_number():
         plots.claims_figure(GRADES[-1:])
 
 
-def test_the_middle_line_is_the_mean_over_seeds():
-    axes = plots.curves(RECORDS, "loss", ["rd"]).axes[0]
-    mean = max(axes.lines, key=lambda line: line.get_linewidth())
-    curves = [measures.history(r, "rd", "loss")[1] for r in RECORDS]
-    assert np.allclose(mean.get_ydata(), np.mean(curves, axis=0))
-    assert list(mean.get_xdata()) == [20, 40, 60, 80, 100]
+# --- what is drawn: the numbers of every mark, against those that were given -------------------------------------
+
+COLOURS = {"baseline": plots.COLOURS["baseline"], "rd": plots.VERMILLION}
+# Uneven, so that a mean is neither a median nor an extreme; in the wrong order; and each seed has an update of its own.
+LOGGED = {
+    "baseline": {3: {5: 4.5, 10: 4.0, 20: 3.0}, 5: {10: 1.0, 15: 0.9, 20: 0.5}, 7: {10: 2.5, 20: 2.0, 30: 1.5}},
+    "rd": {3: {5: 8.5, 10: 8.0, 20: 6.0}, 5: {10: 5.0, 15: 5.1, 20: 5.5}, 7: {10: 5.0, 20: 4.0, 30: 3.5}},
+}
+
+
+def logged(seed):
+    """A record with the traces of LOGGED as rows of evaluation, among rows of training that are 100 higher."""
+    arms = {}
+    for arm, traces in LOGGED.items():
+        rows = [{"update": u, "kind": "eval", "loss": y} for u, y in traces[seed].items()]
+        rows += [{"update": u, "kind": "train", "loss": y + 100} for u, y in traces[seed].items()]
+        arms[arm] = {"metrics": {}, "history": rows}
+    return {"paper": "p", "preset": "demo", "seed": seed, "settings": {}, "arms": arms}
+
+
+def drawn(axes, **looks):
+    """The lines with these looks, as lists of (x, y)."""
+    lines = [line for line in axes.lines if all(line.properties()[name] == look for name, look in looks.items())]
+    return [list(zip(map(float, line.get_xdata()), map(float, line.get_ydata()), strict=True)) for line in lines]
+
+
+def dots(collection):
+    return [tuple(map(float, point)) for point in collection.get_offsets()]
+
+
+def colour_of(collection):
+    return matplotlib.colors.to_hex(collection.get_facecolor()[0]).upper()
+
+
+def outline(collection):
+    """The corners of a filled area."""
+    return {(float(x), round(float(y), 6)) for x, y in collection.get_paths()[0].vertices}
+
+
+def near(*points):
+    """Points to be compared up to rounding."""
+    return [pytest.approx(point, rel=1e-5) for point in points]
+
+
+MEANS = {"baseline": [(10, 7.5 / 3), (20, 5.5 / 3)], "rd": [(10, 6.0), (20, 15.5 / 3)]}
+
+
+@pytest.mark.parametrize("arm", LOGGED)
+def test_curves_draw_every_seed_and_the_mean_over_the_updates_that_all_have(arm):
+    axes = plots.curves([logged(seed) for seed in (3, 5, 7)], "loss", list(LOGGED)).axes[0]
+    assert drawn(axes, color=COLOURS[arm], linewidth=0.7) == [list(trace.items()) for trace in LOGGED[arm].values()]
+    (mean,) = drawn(axes, color=COLOURS[arm], linewidth=plots.STYLE["lines.linewidth"])
+    assert mean == near(*MEANS[arm])
+    (named,) = [line for line in axes.lines if line.get_label() == f"{arm} (3 seeds)"]
+    assert (named.get_color(), len(named.get_xdata())) == (COLOURS[arm], 2)
+    assert len(axes.lines) == 8 and len(axes.collections) == 2
+
+
+@pytest.mark.parametrize("kind", ["eval", "train"])
+def test_curves_band_reaches_from_the_smallest_to_the_largest_seed(kind):
+    axes = plots.curves([logged(seed) for seed in (3, 5, 7)], "loss", list(LOGGED), kind).axes[0]
+    up = 100 if kind == "train" else 0
+    corners = {
+        "baseline": {(10, 1.0 + up), (10, 4.0 + up), (20, 0.5 + up), (20, 3.0 + up)},
+        "rd": {(10, 5.0 + up), (10, 8.0 + up), (20, 4.0 + up), (20, 6.0 + up)},
+    }
+    for arm, band in zip(LOGGED, axes.collections, strict=True):
+        assert (colour_of(band), outline(band)) == (COLOURS[arm], corners[arm])
+    assert axes.get_legend().get_title().get_text() == "mean; band: smallest to largest seed"
+
+
+def test_curves_band_of_intervals_is_student_t():
+    axes = plots.curves([logged(seed) for seed in (3, 5, 7)], "loss", ["rd"], band="interval").axes[0]
+    half = 4.302653 * math.sqrt(3.0) / math.sqrt(3)  # t(0.975, 2 degrees) times the standard error of 8, 5, 5
+    at_10 = sorted(y for x, y in outline(axes.collections[0]) if x == 10)
+    assert at_10 == pytest.approx([6 - half, 6 + half], rel=1e-5)
+    assert axes.get_legend().get_title().get_text() == "mean; band: 95 % interval"
+
+
+def test_curves_of_one_seed_are_its_line_alone():
+    axes = plots.curves([logged(7)], "loss", list(LOGGED), labels={"rd": "R-Drop"}).axes[0]
+    assert [drawn(axes, color=COLOURS[arm]) for arm in LOGGED] == [[list(LOGGED[arm][7].items())] for arm in LOGGED]
+    assert not axes.collections and axes.get_legend().get_title().get_text() == ""
+    assert [line.get_label() for line in axes.lines] == ["baseline (1 seed)", "R-Drop (1 seed)"]
+
+
+SCORES = {"baseline": {1: 1.0, 2: 2.0, 3: 6.0}, "rd": {3: 9.0, 1: 4.0}, "teacher": {1: 7.0, 2: math.nan, 3: 8.0}}
+
+
+def test_bars_join_the_dots_of_a_seed_from_arm_to_arm():
+    axes = plots.bars_with_seeds(SCORES, "BLEU").axes[0]
+    seed_1, seed_2, seed_3 = drawn(axes, color="#bbbbbb")
+    assert seed_1 == [(0, 1.0), (1, 4.0), (2, 7.0)]
+    assert seed_2[0] == (0, 2.0) and [x for x, y in seed_2 if math.isnan(y)] == [1, 2]  # not run, and diverged
+    assert seed_3 == [(0, 6.0), (1, 9.0), (2, 8.0)]
+
+
+def test_bars_draw_each_arm_at_its_place_in_its_colour():
+    axes = plots.bars_with_seeds(SCORES, "BLEU", labels={"rd": "R-Drop"}).axes[0]
+    expected = {
+        "baseline": [(0, 1.0), (0, 2.0), (0, 6.0)],
+        "rd": [(1, 9.0), (1, 4.0)],
+        "teacher": [(2, 7.0), (2, 8.0)],
+    }
+    hues = {**COLOURS, "teacher": plots.COLOURS["teacher"]}
+    for arm, column in zip(SCORES, axes.collections, strict=True):
+        assert (dots(column), colour_of(column)) == (expected[arm], hues[arm])
+    shapes = [column.get_paths()[0].vertices.tolist() for column in axes.collections]
+    assert shapes[0] != shapes[1] != shapes[2] != shapes[0]  # told apart without colours
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["baseline", "R-Drop", "teacher"]
+    assert list(axes.get_xticks()) == [0, 1, 2]
+    (broken,) = axes.texts
+    assert (broken.get_text(), broken.xy[0]) == ("1 not finite", 2)
+
+
+def test_bars_draw_mean_and_interval_beside_the_dots():
+    axes = plots.bars_with_seeds(SCORES, "BLEU", reference=2.5, reference_label="untrained").axes[0]
+    mean, interval = drawn(axes, color=COLOURS["baseline"])
+    half = 4.302653 * math.sqrt(7.0) / math.sqrt(3)  # the standard error of 1, 2, 6
+    assert mean == near((0.14, 3.0), (0.34, 3.0))
+    assert interval == near((0.24, 3 - half), (0.24, 3 + half))
+    mean, interval = drawn(axes, color=COLOURS["rd"])
+    half = 12.706205 * 2.5  # two seeds, one degree of freedom
+    assert mean == near((1.14, 6.5), (1.34, 6.5))
+    assert interval == near((1.24, 6.5 - half), (1.24, 6.5 + half))
+    assert drawn(axes, color=plots.COLOURS["teacher"]) == []  # a mean without the diverged seed would mislead
+    (line,) = [line for line in axes.lines if line.get_label() == "untrained"]
+    assert list(line.get_ydata()) == [2.5, 2.5]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_sweep_draws_every_seed_and_a_line_through_the_means(log):
+    points = {10: {1: 3.0, 2: 4.0, 3: 8.0}, 1: [1.0, 2.0], 3: [6.0]}  # not in order
+    axes = plots.sweep(points, "alpha", "BLEU", log=log, reference=0.5).axes[0]
+    (seeds,) = axes.collections
+    assert dots(seeds) == [(1, 1.0), (1, 2.0), (3, 6.0), (10, 3.0), (10, 4.0), (10, 8.0)]
+    assert {line.get_label(): list(map(float, line.get_ydata())) for line in axes.lines} == {
+        "mean over seeds": [1.5, 6.0, 5.0],
+        "reference": [0.5, 0.5],
+    }
+    assert list(axes.lines[0].get_xdata()) == [1, 3, 10]
+    assert axes.get_xscale() == ("log" if log else "linear")
+    assert list(axes.get_xticks()) == [1, 3, 10]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one seed", "mean over seeds", "reference"]
+
+
+TRUTH = {"truth": [0.5, 0.3, 0.2], "teacher": [0.1, 0.2, 0.7]}
+
+
+def test_distributions_draw_the_probabilities_of_each_word_at_its_name():
+    axes = plots.distributions(["der", "die", "das"], TRUTH, labels={"truth": "the truth"}).axes[0]
+    names = dict(zip(axes.get_yticks(), (label.get_text() for label in axes.get_yticklabels()), strict=True))
+    assert names == {0: "der", 1: "die", 2: "das"} and axes.yaxis_inverted()  # the first word on top
+    assert [bars.get_label() for bars in axes.containers] == ["the truth", "teacher"]
+    for name, bars in zip(TRUTH, axes.containers, strict=True):
+        assert [bar.get_width() for bar in bars] == TRUTH[name] and {bar.get_x() for bar in bars} == {0}
+        assert {matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in bars} == {plots.COLOURS[name]}
+        middles = [bar.get_y() + bar.get_height() / 2 for bar in bars]
+        assert middles == pytest.approx([y + (-0.2 if name == "truth" else 0.2) for y in range(3)])
+
+
+def test_distributions_on_a_logarithmic_axis_are_marks_without_lines():
+    axes = plots.distributions(["der", "die", "das"], TRUTH, log=True).axes[0]
+    assert axes.get_xscale() == "log" and "logarithmic" in axes.get_xlabel() and not axes.containers
+    for name, line in zip(TRUTH, axes.lines, strict=True):
+        assert (line.get_label(), line.get_color(), line.get_linestyle()) == (name, plots.COLOURS[name], "None")
+        assert list(line.get_xdata()) == TRUTH[name]
+        assert line.get_ydata() == pytest.approx([y + (-0.2 if name == "truth" else 0.2) for y in range(3)])
+    assert axes.lines[0].get_marker() != axes.lines[1].get_marker()
+
+
+def test_heatmap_draws_rows_downward_and_more_as_darker():
+    matrix = [[0.1, 0.9, 0.3], [0.6, 0.4, 0.2]]
+    axes = plots.heatmap(matrix, ["a", "b", "c"], ["x", "y"], "weight").axes[0]
+    mesh = axes.collections[0]
+    assert mesh.get_array().reshape(2, 3).tolist() == matrix and axes.yaxis_inverted()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    assert written == {(j + 0.5, i + 0.5): f"{matrix[i][j]:.2f}" for i in range(2) for j in range(3)}
+    light = mesh.to_rgba([0.1, 0.9])[:, :3].sum(-1)
+    assert light[0] > light[1]
+
+
+# --- the same for claims: where the dots, the interval, the bound and the paper's number stand ---------------------
+
+VALUES = {1: 1.0, 2: 2.0, 3: 6.0}
+
+
+def claim_drawn(values=VALUES, **options):
+    """The axes of one claim, and its grade."""
+    result = claims.grade(claims.Claim("R1", "s", lambda r: values, unit="BLEU", **options), RECORDS)
+    return plots.claims_figure([result]).axes[0], result
+
+
+def shaded(axes):
+    (ground,) = axes.patches
+    return ground.get_x(), ground.get_x() + ground.get_width()
+
+
+def test_a_claim_is_drawn_with_its_seeds_interval_mean_and_the_papers_number():
+    axes, result = claim_drawn(published=2.5, bound=0.5)
+    ink = tables.VERDICT_COLOURS[result.verdict][1]
+    (seeds,) = axes.collections
+    assert (dots(seeds), colour_of(seeds)) == ([(1, 0), (2, 0), (6, 0)], ink.upper())
+    half = 4.302653 * math.sqrt(7.0) / math.sqrt(3)
+    (interval,) = drawn(axes, linewidth=3.0)
+    assert interval == near((3 - half, 0), (3 + half, 0))
+    assert [line.get_color() for line in axes.lines[:2]] == [ink, ink]
+    assert drawn(axes, marker="|") == [[(3.0, 0)]]
+    assert drawn(axes, marker="D") == [[(2.5, 0)]]
+    assert drawn(axes, linestyle="--") == [[(0.5, 0), (0.5, 1)]]
+    assert axes.texts[0].get_text() == "? inconclusive" and axes.texts[0].get_color() == ink
+
+
+def test_a_claim_without_a_number_of_the_paper_has_no_diamond():
+    assert drawn(claim_drawn()[0], marker="D") == []
+
+
+def test_a_seed_that_is_not_finite_leaves_its_dots_and_no_mean():
+    axes, _ = claim_drawn({1: 1.0, 2: math.nan, 3: 6.0})
+    assert dots(axes.collections[0]) == [(1, 0), (6, 0)]
+    assert drawn(axes, marker="|") == drawn(axes, linewidth=3.0) == []
+
+
+@pytest.mark.parametrize("better", [">", ">=", "<", "<="])
+def test_the_claimed_side_is_shaded(better):
+    axes, _ = claim_drawn(better=better, bound=1.5)
+    low, high = axes.get_xlim()
+    assert low < 1.5 < high
+    assert shaded(axes) == pytest.approx((1.5, high) if better[0] == ">" else (low, 1.5))
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "equivalence", "margin": 0.5}, {"kind": "exact", "tolerance": 0.5, "margin": 9.0}]
+)
+def test_the_margin_of_an_equivalence_is_shaded_between_its_edges(options):
+    axes, _ = claim_drawn(bound=1.5, **options)
+    assert sorted(line[0][0] for line in drawn(axes, linestyle="--")) == [1.0, 2.0]
+    assert shaded(axes) == (1.0, 2.0)
+
+
+def test_an_exact_claim_has_one_line():
+    axes, _ = claim_drawn({1: 0.0, 2: 0.0}, kind="exact")
+    assert drawn(axes, linestyle="--") == [[(0.0, 0), (0.0, 1)]]
+
+
+def test_claims_stand_in_the_order_given_each_with_its_own_numbers():
+    figure = plots.claims_figure(GRADES)
+    assert [dots(axes.collections[0]) for axes in figure.axes] == [
+        [(1.0, 0), (1.1, 0), (1.3, 0)],
+        [(1.0, 0), (1.3, 0)],
+        [(0.0, 0)],
+        [(0.0, 0)] * 3,
+    ]
+    inks = [tables.VERDICT_COLOURS[grade.verdict][1].upper() for grade in GRADES[:4]]
+    assert [colour_of(axes.collections[0]) for axes in figure.axes] == inks
+
+
+# --- words around the numbers ------------------------------------------------------------------------------------
 
 
 def test_a_diverged_seed_is_said_in_the_legend():

@@ -147,21 +147,24 @@ def lasting(metrics: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in metrics.items() if k not in ("minutes", "seconds_per_update", "peak_memory_mb")}
 
 
+KILLS = [
+    ("kdutils.training.loop:_Loop._update", 5),
+    ("kdutils.training.checkpoints:save_model", -1),  # half of the exported network
+    ("kdutils.training.checkpoints:save_model", 2),  # half of the best seer
+    ("kdutils.training.checkpoints:save_model", 6),  # half of a seer in a checkpoint
+    ("kdutils.study.kept:export", 1),
+    ("kdutils.study.running:_tested", 1),
+    ("kdutils.study.kept:write_json", 1),
+    ("kdutils.study.kept:clear_run", 1),
+    ("kdutils.study.running:write_json", 1),  # the result is written, the record is not
+]
+
+
+# The adversarial arm has the seer and one network more: what befalls it befalls the other alike.
 @pytest.mark.parametrize(
-    ("event", "kill_at"),
-    [
-        ("kdutils.training.loop:_Loop._update", 5),
-        ("kdutils.training.checkpoints:save_model", 2),  # half of the best seer
-        ("kdutils.training.checkpoints:save_model", 6),  # half of a seer in a checkpoint
-        ("kdutils.study.running:_export", 1),
-        ("kdutils.training.checkpoints:save_model", -1),  # half of the exported network
-        ("kdutils.study.running:_tested", 1),
-        ("kdutils.study.running:write_json", 1),
-        ("kdutils.study.running:clear_run", 1),
-        ("kdutils.study.running:write_json", 2),  # the result is written, the record is not
-    ],
+    ("arm", "event", "kill_at"),
+    [(arm, *kill) for arm, kills in (("seer_forcing", KILLS[:2]), ("adversarial", KILLS)) for kill in kills],
 )
-@pytest.mark.parametrize("arm", ARMS)
 def test_a_killed_experiment_exports_what_an_undisturbed_one_does(arm, event, kill_at, runs, tmp_path):
     job = {"runs": str(tmp_path), "arms": [arm], "changes": TINY, "events": [event]}
     if kill_at < 0:  # the last call of a run in one piece: best weights twice, two checkpoints, and the export
@@ -170,7 +173,7 @@ def test_a_killed_experiment_exports_what_an_undisturbed_one_does(arm, event, ki
     assert started().run(run_seer_forcing, kill_at=kill_at, **job) == -signal.SIGKILL
     assert finished(EXPERIMENT, SETTINGS, tmp_path) == []
     place = folder(EXPERIMENT, SETTINGS, tmp_path) / "seed-1" / arm
-    if "experiments" in event:  # nothing is trained again: the checkpoints stay until the result is written
+    if event.startswith("kdutils.study"):  # nothing is trained again: the checkpoints stay until the result is written
         assert (place / "result.json").exists() or files(place / "checkpoints", "*6") == ["update-00000006"]
     assert started().run(run_seer_forcing, **job) == 0
     (record,), (expected,) = (finished(EXPERIMENT, SETTINGS, place) for place in (tmp_path, runs))
