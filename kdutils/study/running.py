@@ -68,15 +68,17 @@ def run(
         if _recorded(place, chosen):
             print(f"{experiment.name}, seed {seed}: loaded from {shown_path(place)}")
             continue
-        task = task or experiment.task(settings, corpus)
+        if not task:
+            task = experiment.task(settings, corpus)
+            for note in task.notes:
+                print(f"{experiment.name}: {note}")
         task.check(seed)
         for arm in chosen:
             task.recipe(**arm.recipe(settings)), arm.method(settings)
         with exclusive(place) if main_process() else contextlib.nullcontext():
             for arm in chosen:
-                if (
-                    kept.result(place / arm.name) is None
-                ):  # asked with the lock held: another process may have been here
+                # asked with the lock held: another process may have been here
+                if kept.result(place / arm.name) is None:
                     _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
                 elif main_process():
                     clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
@@ -145,7 +147,7 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     kept.export(place, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
         with evaluation_context(task.settings.precision):
-            scores = _tested(task, method, model) if main_process() else {}
+            scores = _tested(task, method, model, place) if main_process() else {}
         scores |= experiment.exam(trial, model)  # in every process: it may train
     scores["peak_memory_mb"] = memory
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
@@ -160,9 +162,9 @@ def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrai
     return {**task.validate(model), **experiment.look(task, model), **own}
 
 
-def _tested(task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
+def _tested(task: Task, method: Method, model: PreTrainedModel, place: Path) -> dict[str, float]:
     own = method.look(model, task.fixed_batches("test"))
-    return {**task.test(model), **{f"test_{name}": score for name, score in own.items()}}
+    return {**task.test(model, place), **{f"test_{name}": score for name, score in own.items()}}
 
 
 def _identity(experiment: Experiment, settings: Settings, corpus: Corpus, arm: Arm, seed: int) -> str:

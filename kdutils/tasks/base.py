@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,8 +115,8 @@ class Task:
         """Quick scores on the validation split; "loss" is without label smoothing and without dropout."""
         return self._scores(model, "validation")
 
-    def test(self, model: PreTrainedModel) -> dict[str, float]:
-        """All scores on the test split, named test_..."""
+    def test(self, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
+        """All scores on the test split, named test_...; keep_in: a folder for what the model wrote, if it writes."""
         return {f"test_{name}": score for name, score in self._scores(model, "test").items()}
 
     def facts(self) -> dict[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdutils.core.settings import Setting, Table
+from kdutils.core.settings import Setting, Settings, Table
 from kdutils.data import batches as b
 from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.models import build
 from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
 from kdutils.tasks.scores import token_scores
-from kdutils.tasks.truth import QUESTIONS, questions, truth_scores
+from kdutils.tasks.truth import QUESTIONS, Question, questions, truth_scores
 
 
 class MaskedLM(Task):
@@ -53,6 +54,10 @@ class MaskedLM(Task):
         schedule={"demo": "linear", "study": "linear", "paper": "linear"},
     )  # fmt: skip
 
+    def __init__(self, settings: Settings, corpus: Corpus | None = None) -> None:
+        super().__init__(settings, corpus)
+        self._questions: dict[str, list[Question]] = {}  # by split; each costs the grammar its time
+
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "teacher": self.settings.model or "pre-trained here"}
 
@@ -64,7 +69,7 @@ class MaskedLM(Task):
         """Uniform masking: what every model is evaluated on, with the same masks for all of them."""
         return b.collate_masked_lm(self.tokenizer, self.settings.mask_probability)
 
-    def test(self, model: PreTrainedModel) -> dict[str, float]:
+    def test(self, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
         found = {f"test_{name}": score for name, score in self.truth(model, "test").items()}
         return {**super().test(model), **found}
 
@@ -79,7 +84,7 @@ class MaskedLM(Task):
         return truth_scores(model, self._questions[split])
 
     def _load(self) -> Corpus:
-        s, self._questions = self.settings, {}
+        s = self.settings
         return load_corpus(
             s.data, "text", language=s.language, rows=self._rows(), test_split=s.test_split, seed=s.data_seed,
             max_words=s.max_words,

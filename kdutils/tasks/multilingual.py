@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from kdutils.data.readers import Row
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.forward import counted_logits, mode
 from kdutils.tasks.scores import bleu_signature, translate, translation_scores
-from kdutils.tasks.translation import Translation
+from kdutils.tasks.translation import Translation, keep_translations
 
 PIVOT = "en"
 
@@ -229,15 +230,19 @@ class Multilingual(Translation):
             max_length=self.settings.max_length, source_tag=source, target_tag=target,
         )  # fmt: skip
 
-    def test(self, model: PreTrainedModel) -> dict[str, float]:
+    def test(self, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
         """Scores under teacher forcing; BLEU and chrF of each language, and their plain means over the languages."""
         scores = {f"test_{name}": score for name, score in self._scores(model, "test").items()}
         rows, languages = self.corpus.splits["test"], self.settings.languages
+        written: list[tuple[Row, str]] = []
         for language in languages:
             own = [row for row in rows if row["language"] == language]
             hypotheses = self.translate(model, [row["src"] for row in own], language=language)
+            written += zip(own, hypotheses, strict=True)
             found = translation_scores(hypotheses, [row["tgt"] for row in own], self._target(language))
             scores |= {f"test_{name}_{language}": score for name, score in found.items()}
+        if keep_in:
+            keep_translations(keep_in, *zip(*written, strict=True))
         means = {f"test_{m}": sum(scores[f"test_{m}_{one}"] for one in languages) for m in ("bleu", "chrf")}
         return {**scores, **{name: total / len(languages) for name, total in means.items()}}
 

@@ -11,14 +11,19 @@ takes the table, adds its own lines and fills in the values of the paper.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils.core.errors import UserError
+from kdutils.core.files import write_text
 from kdutils.core.settings import Setting, Table
 from kdutils.data import batches as b
 from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.data.readers import Row
 from kdutils.models import build
 from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
 from kdutils.tasks.scores import bleu_signature, token_scores, translate, translation_scores
@@ -58,10 +63,12 @@ class Translation(Task):
         if self.settings.beams < 1:
             raise UserError(f"beams is {self.settings.beams}: it must be at least 1, which is greedy decoding.")
 
-    def test(self, model: PreTrainedModel) -> dict[str, float]:
+    def test(self, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
         """Loss, accuracy and perplexity under teacher forcing; BLEU and chrF of whole translations."""
         rows = self.corpus.splits["test"]
         hypotheses = self.translate(model, [row["src"] for row in rows])
+        if keep_in:
+            keep_translations(keep_in, rows, hypotheses)
         scores = translation_scores(hypotheses, [row["tgt"] for row in rows], self.corpus.languages[1])
         return {**super().test(model), **{f"test_{name}": score for name, score in scores.items()}}
 
@@ -94,3 +101,9 @@ class Translation(Task):
 
     def _scores(self, model: PreTrainedModel, split: str) -> dict[str, float]:
         return token_scores(model, self.fixed_batches(split))
+
+
+def keep_translations(folder: Path, rows: Sequence[Row], hypotheses: Sequence[str]) -> None:
+    """Writes `translations.jsonl`, a test row and its translation in a line, so that they can be scored again."""
+    lines = [{**row, "translation": text} for row, text in zip(rows, hypotheses, strict=True)]
+    write_text(folder / "translations.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -14,6 +14,7 @@ from kdutils.core.errors import UserError
 from kdutils.tasks.classification import Classification
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.tasks.multilingual import ManyToOne, OneToMany
+from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation
 from kdutils.training.loop import Recipe
 from tests.corpus_files import write
@@ -117,6 +118,15 @@ def test_the_demo_corpora_of_the_records_are_drawn_today():
         task = tasks[name].__new__(tasks[name])  # the corpus alone, without its tokenizer
         task.settings = task.settings_table.resolve("demo", json.loads(chosen))
         assert task._load().fingerprint == fingerprint, chosen
+
+
+def test_translations_of_the_test_are_kept_so_that_they_can_be_scored_again(tmp_path):
+    task = make("translation")
+    scores = task.test(task.model(1), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "translations.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [{"src": line["src"], "tgt": line["tgt"]} for line in lines] == task.corpus.splits["test"]
+    again = translation_scores([line["translation"] for line in lines], [line["tgt"] for line in lines], "de")
+    assert {f"test_{name}": value for name, value in again.items()}.items() <= scores.items()
 
 
 @pytest.mark.parametrize(
