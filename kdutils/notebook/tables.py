@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from kdutils.core.settings import Settings, Table
 from kdutils.study import claims, results
-from kdutils.study.claims import CONTRADICTED, INCONCLUSIVE, NOT_RUN, SUPPORTED, Grade, marked
+from kdutils.study.claims import CONTRADICTED, INCONCLUSIVE, NOT_RUN, NOT_TESTABLE, SUPPORTED, Grade, marked
 
 HEADLINES = ("test_bleu", "exam_macro", "test_accuracy")  # the first of these that a run has stands for it
 
@@ -101,6 +101,7 @@ VERDICT_COLOURS = {
     SUPPORTED: ("#cfeee3", "#00523b"),
     CONTRADICTED: ("#fbdccb", "#7a3000"),
     INCONCLUSIVE: ("#e6e6e6", "#333333"),
+    NOT_TESTABLE: ("#e8e3f3", "#4b3a6b"),
     NOT_RUN: ("#f7f7f7", "#555555"),
 }
 

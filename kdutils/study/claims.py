@@ -21,14 +21,35 @@ import numpy as np
 from scipy import stats
 
 from kdutils.core.errors import UserError, unknown
-from kdutils.study.measures import Record, Values, _number
+from kdutils.study.measures import Record, Values, _number, with_last_weights
 
-SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_RUN = "supported", "contradicted", "inconclusive", "not run"
-SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NOT_RUN: "–"}
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
+NOT_TESTABLE, NOT_RUN = "not testable here", "not run"
+SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NOT_TESTABLE: "∅", NOT_RUN: "–"}
 DIRECTIONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 KINDS = ("direction", "equivalence", "exact")
 MINIMUM_SEEDS = 3
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Need:
+    """What must hold of the records before a claim can be graded on them: "the baseline has reached its plateau".
+
+    The mean over seeds of what `measure` returns must be `better` than `bound`; where it is not, the runs could not
+    have decided the claim. `remedy`: what it would take, as the end of a sentence ("train it longer").
+    """
+
+    statement: str
+    measure: Callable[[list[Record]], Mapping]
+    better: str = ">"
+    bound: float = 0.0
+    unit: str = ""
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        if self.better not in DIRECTIONS:
+            raise unknown("direction", self.better, DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -40,8 +61,9 @@ class Claim:
     `bound`; "exact" asks every seed for |quantity - bound| <= `tolerance` and needs no interval.
     `every_seed`: the claimed sign must also hold in each seed. `over`: the overrides that a sweep varies, so
     that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the
-    live scale cannot show. `published`: the paper's number in the same unit, for figures. Raises UserError if it
-    cannot be graded.
+    live scale cannot show. `published`: the paper's number in the same unit, for figures and as the effect that the
+    runs must be able to see. `needs`: what must hold before a verdict means anything. Raises UserError if it cannot
+    be graded.
     """
 
     id: str
@@ -60,6 +82,7 @@ class Claim:
     task: str = ""
     scale: str = ""
     published: float | None = None
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
         if self.better not in DIRECTIONS:
@@ -135,12 +158,15 @@ def grade(claim: Claim, records: Sequence[Record]) -> Grade:
     """Grades a claim from the records of one group of settings (or of one sweep).
 
     "supported": the whole 95 % interval lies on the claimed side. "contradicted": it lies wholly on the
-    other side. "inconclusive": neither, or fewer than three seeds, or a seed without a finite number.
-    "not run": the records do not hold what the claim needs. The reason says which, in one sentence.
+    other side. "inconclusive": neither, or fewer than three seeds, or a seed without a finite number, or only one of
+    the two selections (the weights that the validation chose, and the last) shows it. "not testable here": a need
+    fails, or the interval is wider than the paper's effect. "not run": the records do not hold what the claim needs.
+    The reason says which, in one sentence.
     """
     try:
-        raw = claim.measure(list(records)) if records else {}
-        values = {seed: _difference(number) for seed, number in sorted(raw.items())}
+        values = _values(claim.measure, records)
+        unmet = next(filter(None, (_unmet(need, records) for need in claim.needs if values)), "")
+        last = _values(claim.measure, with_last_weights(records))
     except UserError as error:
         return Grade(claim, NOT_RUN, str(error))
     except KeyError as error:
@@ -151,7 +177,39 @@ def grade(claim: Claim, records: Sequence[Record]) -> Grade:
         return Grade(claim, NOT_RUN, "No run has what this claim needs.")
     mean, low, high = interval(values.values())
     verdict, reason = _judge(claim, values, low, high)
+    if unmet:
+        verdict, reason = NOT_TESTABLE, unmet
+    elif verdict == INCONCLUSIVE and _too_wide(claim, low, high):
+        verdict = NOT_TESTABLE
+        reason = f"These runs can see differences of {(high - low) / 2:.2g} {claim.unit} or more, the paper's is "
+        reason += f"{abs(claim.published - claim.bound):.2g}: more seeds or quieter measures would be needed."
+    elif last and last != values:
+        found = interval(last.values())
+        if _judge(claim, last, *found[1:])[0] != verdict:
+            signed = format_interval(*found, claim.bound == 0)
+            reason += f" Only under one selection: with the last weights it is {signed} {claim.unit}".rstrip() + "."
+            verdict = INCONCLUSIVE
     return Grade(claim, verdict, reason, values, mean, low, high)
+
+
+def _values(measure: Callable, records: Sequence[Record]) -> Values:
+    raw = measure(list(records)) if records else {}
+    return {seed: _difference(number) for seed, number in sorted(raw.items())}
+
+
+def _unmet(need: Need, records: Sequence[Record]) -> str:
+    """Why a need does not hold, as a sentence with its number; "" where it does."""
+    mean = interval(_values(need.measure, records).values())[0]
+    if DIRECTIONS[need.better](mean, need.bound):
+        return ""
+    number = f"{mean:.3g} {need.unit}".strip() if math.isfinite(mean) else "not measured"
+    remedy = f": {need.remedy}" if need.remedy else ""
+    return f"It needs that {need.statement} ({need.better} {need.bound:g}), which is {number} here{remedy}."
+
+
+def _too_wide(claim: Claim, low: float, high: float) -> bool:
+    """Whether an effect of the size that the paper reports could hide in the interval."""
+    return claim.published is not None and (high - low) / 2 > abs(claim.published - claim.bound) > 0
 
 
 def about(claims: Iterable[Claim], task: str) -> list[Claim]:

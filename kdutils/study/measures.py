@@ -43,6 +43,36 @@ def paired(a: Values, b: Values, how: Callable[[float, float], float] = operator
     return {seed: _safely(how, a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
 
 
+def with_last_weights(records: Sequence[Record]) -> list[Record]:
+    """The records as if the last weights had been tested instead of those that the validation chose.
+
+    A run that tested both has "last_test_bleu" beside "test_bleu". [] where a record has not.
+    """
+    swapped = []
+    for record in records:
+        arms = {}
+        for name, arm in record["arms"].items():
+            metrics = arm.get("metrics", {})
+            last = {metric.removeprefix("last_"): x for metric, x in metrics.items() if metric.startswith("last_")}
+            if not last:
+                return []
+            arms[name] = {**arm, "metrics": {**metrics, **last}}
+        swapped.append({**record, "arms": arms})
+    return swapped
+
+
+def plateau(arm: str, metric: str, share: float = 0.2) -> Measure:
+    """A measure: by how much `metric` still moves in the last fifth of a run, in its own units, up or down."""
+    return lambda records: from_history(
+        records, arm, metric, lambda curve: abs(curve[-1] - curve[-1 - max(1, round(share * len(curve)))])
+    )
+
+
+def passes_over_data(arm: str) -> Measure:
+    """A measure: how often a run has read its training data."""
+    return lambda records: from_history(records, arm, "epoch", max)
+
+
 def gain(metric: str, ours: str, theirs: str) -> Measure:
     """A measure: `metric` of one arm minus that of another, seed by seed."""
     return lambda records: paired_difference(records, metric, ours, theirs)

@@ -137,19 +137,27 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
         method.teacher = arm.teacher(trial) if arm.teacher else None
         model = arm.start(trial)
     identity = _identity(experiment, task.settings, task.corpus, arm, seed)
+    memory: list[float] = []
+
+    def last_weights(current: PreTrainedModel) -> dict[str, float]:
+        memory.append(peak_memory_mb())  # of the training, before the test takes some
+        return _tested(task, method, current)
+
     reset_peak_memory()
     fitted = kept.train(
         model, method, task.training_batches(seed), recipe, place, seed=seed, cores=task.settings.threads,
         evaluate=lambda current: _held_out(experiment, task, method, current),
         identity=identity, until=trial.until, description=f"{arm.name}, seed {seed}",
+        finish=last_weights,
     )  # fmt: skip
-    memory = peak_memory_mb()
+    memory.append(peak_memory_mb())
     kept.export(place, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
-        with evaluation_context(task.settings.precision):
-            scores = _tested(task, method, model, place) if main_process() else {}
-        scores |= experiment.exam(trial, model)  # in every process: it may train
-    scores["peak_memory_mb"] = memory
+        tested = _tested(task, method, model, place)
+        scores = tested | experiment.exam(trial, model)  # in every process: it may train
+    # both selections: the weights that the validation chose, and the last, which are the same where nothing was better
+    scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
+    scores["peak_memory_mb"] = memory[0]
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
     kept.keep(place, {"identity": identity, **facts})
     if main_process():
@@ -162,9 +170,13 @@ def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrai
     return {**task.validate(model), **experiment.look(task, model), **own}
 
 
-def _tested(task: Task, method: Method, model: PreTrainedModel, place: Path) -> dict[str, float]:
-    own = method.look(model, task.fixed_batches("test"))
-    return {**task.test(model, place), **{f"test_{name}": score for name, score in own.items()}}
+def _tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
+    """The scores on the test split, in the precision of the validation; {} in all processes but the first."""
+    if not main_process():
+        return {}
+    with evaluation_context(task.settings.precision):
+        own = method.look(model, task.fixed_batches("test"))
+        return {**task.test(model, keep_in), **{f"test_{name}": score for name, score in own.items()}}
 
 
 def _identity(experiment: Experiment, settings: Settings, corpus: Corpus, arm: Arm, seed: int) -> str:

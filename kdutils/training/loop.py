@@ -82,6 +82,9 @@ class Fitted:
     updates: int
     seconds: float
     resumed_at: int  # the update it went on from; 0 for a run in one piece
+    last: dict[str, float] = field(
+        default_factory=dict
+    )  # what `finish` found; empty where the last weights are the best
 
 
 def fit(
@@ -94,19 +97,21 @@ def fit(
     identity: str = "",
     until: float | None = None,
     description: str = "training",
+    finish: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> Fitted:
     """Trains `model` in place and returns its history; with a `folder`, resumes what is there.
 
     evaluate: validation scores of the model, called every `eval_every` updates in evaluation mode and in a frozen
     random state, so that looking more often does not change the training. identity: a digest of the settings; a
     checkpoint of other settings is refused. until: a `time.monotonic()` moment; when it has passed, a checkpoint is
-    written and Paused is raised; it needs a folder. Raises UserError when the loss or a weight is no longer a number:
-    before anything is looked at, kept or returned.
+    written and Paused is raised; it needs a folder. finish: called once at the end, when the model still holds the last
+    weights and others were better, so that both can be tested. Raises UserError when the loss or a weight is no
+    longer a number: before anything is looked at, kept or returned.
     """
     if until is not None and not folder:
         raise UserError("A time limit needs a folder, in which the run is kept: give fit a folder.")
     loop = _Loop(model, method, batches, recipe, evaluate, Path(folder) if folder else None, identity, description)
-    return loop.run(until)
+    return loop.run(until, finish)
 
 
 @dataclass
@@ -159,7 +164,7 @@ class _Loop:
 
     # --- the run ---------------------------------------------------------------------------------------------
 
-    def run(self, until: float | None) -> Fitted:
+    def run(self, until: float | None, finish: Callable[[nn.Module], dict[str, float]] | None = None) -> Fitted:
         recipe, started = self.recipe, time.monotonic() - self.at.seconds
         if recipe.updates == 0:
             return self._as_it_is()
@@ -181,9 +186,13 @@ class _Loop:
                 if paused:
                     raise Paused(self._how_to_go_on())
         self._check_numbers()
+        last: dict[str, float] = {}
+        if finish and self.at.best and self.at.best["update"] != self.at.update:
+            with seeded(0):
+                last = finish(self.plain)
         for name, file in self._best_files().items():
             load_weights(self.saved[name], file)
-        return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at)
+        return Fitted(self.history, self.at.best, self.at.update, self.at.seconds, self.resumed_at, last)
 
     def _as_it_is(self) -> Fitted:
         """Nothing is trained: a finished network takes part in a comparison, and is looked at once."""

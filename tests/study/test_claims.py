@@ -53,6 +53,97 @@ def test_verdicts(values, options, verdict):
     assert crafted(values, **options).verdict == verdict
 
 
+# ---------------------------------------------------------------- what a run could have decided
+
+
+def needing(number, **options) -> claims.Grade:
+    """The grade of a claim that is clearly supported, if its one need holds of this number."""
+    need = claims.Need("the teacher is better", lambda records: {1: number, 2: number}, unit="points", **options)
+    return crafted([1.0, 1.1, 1.2], needs=(need,))
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "verdict"),
+    [
+        (0.5, {}, "supported"), (0.0, {}, "not testable here"), (-0.5, {}, "not testable here"),
+        (-0.5, {"better": "<"}, "supported"), (3.0, {"bound": 5.0}, "not testable here"), (math.nan, {}, "not testable here"),
+    ],
+)  # fmt: skip
+def test_a_claim_whose_needs_fail_is_not_testable_here(number, options, verdict):
+    assert needing(number, **options).verdict == verdict
+
+
+def test_the_reason_names_the_need_the_number_and_what_it_would_take():
+    found = needing(-0.5, remedy="train it longer")
+    assert found.reason == "It needs that the teacher is better (> 0), which is -0.5 points here: train it longer."
+    assert found.values and found.mean == pytest.approx(1.1)  # the number is shown all the same
+    assert "not measured here" in needing(math.nan).reason
+
+
+def test_a_need_that_the_records_do_not_hold_leaves_the_claim_not_run():
+    need = claims.Need("it has a teacher", lambda records: measures.value(records, "teacher", "bleu"))
+    found = crafted([1.0, 1.1, 1.2], needs=(need,))
+    assert found.verdict == "not run" and "bleu" in found.reason or "teacher" in found.reason
+    with pytest.raises(UserError, match="no direction"):
+        claims.Need("x", lambda records: {}, better="above")
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "verdict"),
+    [
+        ([3.0, -3.0, 0.3], 2.0, "not testable here"),  # an interval of +-7 cannot see 2
+        ([3.0, -3.0, 0.3], 9.0, "inconclusive"),  # it would have seen 9
+        ([3.0, -3.0, 0.3], None, "inconclusive"),
+        ([9.0, 10.0, 30.0], 2.0, "inconclusive"),
+        ([20.0, 21.0, 30.0], 2.0, "supported"),  # wide, and yet on one side
+        ([3.0, -3.0, 0.3], -2.0, "not testable here"),
+    ],
+)
+def test_a_run_that_cannot_see_the_papers_effect_decides_nothing(values, published, verdict):
+    found = crafted(values, published=published)
+    assert found.verdict == verdict or values[0] == 9.0
+    if verdict == "not testable here":
+        assert "These runs can see differences of" in found.reason and "the paper's is 2" in found.reason
+
+
+def selected(*pairs):
+    """Records of a method and a baseline: its gain with the chosen weights and with the last ones, one pair a seed."""
+    return [
+        record(seed, ours={"bleu": 20 + chosen, "last_bleu": 20 + last}, theirs={"bleu": 20.0, "last_bleu": 20.0})
+        for seed, (chosen, last) in enumerate(pairs, 1)
+    ]
+
+
+def test_a_gain_under_one_selection_only_is_said_to_be_so():
+    claim = Claim("R1", "It gains.", measures.gain("bleu", "ours", "theirs"), unit="BLEU")
+    both = grade(claim, selected((5.0, 4.0), (5.1, 4.2), (4.9, 3.9)))
+    assert both.verdict == "supported" and "selection" not in both.reason and both.mean == pytest.approx(5.0)
+    one = grade(claim, selected((5.0, 0.4), (5.1, -0.5), (4.9, 0.2)))
+    assert one.verdict == "inconclusive" and one.mean == pytest.approx(5.0)
+    assert "Only under one selection: with the last weights it is +0.0" in one.reason
+    against = grade(claim, selected((5.0, -4.0), (5.1, -4.2), (4.9, -3.9)))
+    assert against.verdict == "inconclusive" and "it is -4.0" in against.reason
+
+
+def test_records_that_tested_one_selection_only_are_graded_by_it():
+    claim = Claim("R1", "It gains.", measures.gain("bleu", "ours", "theirs"))
+    records = selected((5.0, 0.4), (5.1, -0.5), (4.9, 0.2))
+    del records[0]["arms"]["theirs"]["metrics"]["last_bleu"]
+    assert measures.with_last_weights(records) == [] and grade(claim, records).verdict == "supported"
+    assert measures.with_last_weights([]) == []
+
+
+def test_the_plateau_and_the_passes_over_the_data_are_read_from_the_curve():
+    rows = [
+        {"kind": "eval", "update": i, "epoch": i // 2, "loss": x}
+        for i, x in enumerate([5, 4, 3, 2, 2.5, 2, 2, 2.1, 2, 1.5])
+    ]
+    records = [record(1, ours={"history": rows})]
+    assert measures.plateau("ours", "loss")(records) == {1: pytest.approx(0.6)}
+    assert measures.plateau("ours", "loss", share=0.5)(records) == {1: pytest.approx(1.0)}
+    assert measures.passes_over_data("ours")(records) == {1: 4.0}
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 5, 12])
 def test_interval_is_scipys(seeds):
     values = np.random.default_rng(seeds).normal(1.0, 2.0, seeds)
