@@ -135,10 +135,10 @@ def gated_distillation(
         shares = torch.zeros_like(right[0]).index_copy(0, numbers, b * gates(*right[:, rows], numbers))
     if exact == torch.float64:
         logits = logits.double()  # beside a teacher in double
-    return rowwise(_Gated(nll, teacher, a, shares), (logits[None],), mask, reduction)
+    return rowwise(_GatedDistillation(nll, teacher, a, shares), (logits[None],), mask, reduction)
 
 
-class _Gated(Formula):
+class _GatedDistillation(Formula):
     """a CE(p, y) - b g_t <q, log p> for shares b g_t (N,) of a fixed teacher's q."""
 
     def __init__(self, nll: Formula, teacher: FixedTeacher, a: float, shares: Tensor) -> None:

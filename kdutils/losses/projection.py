@@ -62,7 +62,6 @@ class _Projected(torch.autograd.Function):
         teacher = None if teacher_hidden is None else (teacher_hidden.to(kind), teacher_weight.to(kind))
         # soft_sum, hard_sum: (2,)
         sums = hidden.new_zeros(2, dtype=exact)
-        learns = any(ctx.needs_input_grad)
         grads = [torch.zeros_like(one, dtype=exact) if one is not None and wanted else None
                  for one, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[5:], strict=True)]  # fmt: skip
         # slopes are kept near 1 in the matrix products, since float16 has no room for 1 / N, and scaled afterwards
@@ -71,16 +70,20 @@ class _Projected(torch.autograd.Function):
             for some in slices(slice(0, len(hidden)), len(weight), hidden.device, CELLS_AT_ONCE):
                 # z = W h + b: (n, V)
                 logits = _affine(inputs[some], matrix, bias).to(exact)
-                slope = torch.zeros_like(logits) if learns and not soft else None
                 if soft:
                     # z' of the teacher: (n, V)
                     theirs = _affine(teacher[0][some], teacher[1], teacher_bias).to(exact)
-                    value, slope = _soft(logits, theirs, temperature, soft * temperature / unit)
-                    sums[0] += value
-                if hard:
-                    sums[1] += _add_hard(slope if learns else None, logits, targets[some], hard / unit)
-                if learns:
-                    _add_products(grads, some, slope, inputs[some], matrix)
+                for part in slices(slice(0, len(logits)), 2 * len(weight), hidden.device):  # what fits the cache
+                    z = logits[part]
+                    slope = torch.zeros_like(z) if not soft else None
+                    if soft:
+                        value, slope = _soft(z, theirs[part], temperature, soft * temperature / unit)
+                        sums[0] += value
+                    if hard:
+                        sums[1] += _add_hard(slope, z, targets[some][part], hard / unit)
+                    logits[part] = slope  # in the place of logits that nobody needs any more
+                if any(ctx.needs_input_grad):
+                    _add_products(grads, some, logits, inputs[some], matrix)
         for grad in grads:
             if grad is not None:
                 grad.mul_(unit)
@@ -105,14 +108,13 @@ def _soft(logits: Tensor, theirs: Tensor, temperature: float, weight: float) -> 
     return value, q.sub_(p).mul_(weight)
 
 
-def _add_hard(slope: Tensor | None, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+def _add_hard(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
     """The cross-entropy of the rows that have a target, summed; adds `weight` times its slope to those rows."""
     rows = (targets >= 0).nonzero()[:, 0]
     # y: (m, 1), log q, q: (m, V)
     wanted, (log_q, q) = targets[rows, None], log_and_probabilities(logits[rows])
-    if slope is not None:
-        # weight (q - [v = y])
-        slope.index_add_(0, rows, q.scatter_add_(-1, wanted, q.new_full(wanted.shape, -1.0)), alpha=weight)
+    # weight (q - [v = y]): (m, V)
+    slope.index_add_(0, rows, q.scatter_add_(-1, wanted, q.new_full(wanted.shape, -1.0)), alpha=weight)
     return -log_q.gather(-1, wanted).sum()
 
 
