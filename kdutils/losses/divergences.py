@@ -331,7 +331,9 @@ def scaled(grads: Iterable[Tensor | None], outer: Tensor, kinds: Sequence[torch.
 
     They are scaled in place, unless the graph is retained: then another backward pass may ask for them.
     """
-    if torch._C._autograd._get_current_graph_task_keep_graph():
+    # of torch's own, as its checkpointing asks; where a release has it no more, the gradient is copied
+    retained = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    if retained():
         return [None if grad is None else (grad * outer).to(kind) for grad, kind in zip(grads, kinds, strict=True)]
     one = outer.numel() == 1 and not outer.is_cuda and bool(outer == 1)  # on a GPU the question would stop the queue
     return [

@@ -305,7 +305,7 @@ def test_a_claim_is_drawn_with_its_seeds_interval_mean_and_the_papers_number():
     assert drawn(axes, marker="|") == [[(3.0, 0)]]
     assert drawn(axes, marker="D") == [[(2.5, 0)]]
     assert drawn(axes, linestyle="--") == [[(0.5, 0), (0.5, 1)]]
-    assert axes.texts[0].get_text() == "? inconclusive" and axes.texts[0].get_color() == ink
+    assert axes.texts[0].get_text() == "∅ not testable here" and axes.texts[0].get_color() == ink
 
 
 def test_a_claim_without_a_number_of_the_paper_has_no_diamond():

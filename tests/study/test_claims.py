@@ -66,7 +66,8 @@ def needing(number, **options) -> claims.Grade:
     ("number", "options", "verdict"),
     [
         (0.5, {}, "supported"), (0.0, {}, "not testable here"), (-0.5, {}, "not testable here"),
-        (-0.5, {"better": "<"}, "supported"), (3.0, {"bound": 5.0}, "not testable here"), (math.nan, {}, "not testable here"),
+        (-0.5, {"better": "<"}, "supported"), (3.0, {"bound": 5.0}, "not testable here"),
+        (math.nan, {}, "not testable here"),
     ],
 )  # fmt: skip
 def test_a_claim_whose_needs_fail_is_not_testable_here(number, options, verdict):
