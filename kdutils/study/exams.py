@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import digest
@@ -148,8 +148,7 @@ def task_name(source: str) -> str:
 def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
     """A downstream task with the tokenizer of a model; texts are cut to what the model has positions for."""
     chosen = exam_settings(model, source, settings)
-    with build.quiet():
-        positions = getattr(AutoConfig.from_pretrained(str(model)), "max_position_embeddings", chosen.max_length)
+    positions = getattr(build.load_config(str(model)), "max_position_embeddings", chosen.max_length)
     return Exam(chosen.changed(max_length=min(chosen.max_length, positions)))
 
 

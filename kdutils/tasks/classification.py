@@ -63,7 +63,10 @@ class Classification(Task):
     def _model(self) -> PreTrainedModel:
         labels = self.corpus.labels
         if self.settings.model:
-            return build.pretrained(self.settings.model, "classification", labels, self.settings.dropout)
+            found: list[str] = []
+            model = build.pretrained(self.settings.model, "classification", labels, self.settings.dropout, found)
+            self.notes = tuple(dict.fromkeys((*self.notes, *found)))  # once, however many seeds start from it
+            return model
         return build.classifier(len(self.tokenizer), labels, **self._shape(), max_length=self.settings.max_length)
 
     def _budget(self) -> dict[str, int]:

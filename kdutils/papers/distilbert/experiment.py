@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, DistilBertForMaskedLM, PreTrainedModel
+from transformers import DistilBertForMaskedLM, PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches
+from kdutils.models.build import load_config
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.distilbert.objective import smoothed_masking
 from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
@@ -109,7 +110,7 @@ def teacher_shape(settings: Settings) -> tuple[int, int, int]:
     """Layers, width and feed-forward size of the teacher: of the settings, or of the model in a folder."""
     if not settings.model or not Path(settings.model).is_dir():
         return settings.layers, settings.width, settings.feedforward
-    config = AutoConfig.from_pretrained(settings.model)
+    config = load_config(settings.model)
     student_config(config, 1)  # refuses what is not a BERT
     return config.num_hidden_layers, config.hidden_size, config.intermediate_size
 
