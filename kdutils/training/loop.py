@@ -119,7 +119,8 @@ class _Loop:
     def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
         self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
         self.folder, self.identity, self.description = folder, identity, description
-        self.accelerator = _accelerator(recipe, folder)
+        width = getattr(getattr(model, "config", None), "hidden_size", 0)
+        self.accelerator = _accelerator(recipe, folder, width)
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         if recipe.accumulation % self.world:
             raise UserError(f"Set accumulation to a multiple of {self.world}, the number of processes.")
@@ -404,9 +405,9 @@ class _Window:
         return means
 
 
-def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
+def _accelerator(recipe: Recipe, folder: Path | None, width: int) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
-    precision, _ = choose_precision(wanted=recipe.precision)
+    precision, _ = choose_precision(wanted=recipe.precision, width=width)
     try:
         return Accelerator(
             mixed_precision=precision,
