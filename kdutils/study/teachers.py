@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from kdutils.core.files import digest, exclusive
@@ -43,10 +44,16 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
         return task.model(0).eval()
     place = teacher_place(task, runs)
     checked_seeds([task.settings.teacher_seed])
-    if kept.result(place) is None:
+    if _is_missing(place):
         with exclusive(place) if main_process() else contextlib.nullcontext():
-            _pretrain(task, place, until)
+            if _is_missing(place):  # else another run has trained it while this one waited for the folder
+                _pretrain(task, place, until)
     return kept.load(place, "masked_lm")
+
+
+def _is_missing(place: Path) -> bool:
+    """Whether the first process finds no teacher there; all processes must do the same thing next."""
+    return broadcast_object_list([kept.result(place) is None])[0]
 
 
 def teacher_place(task: MaskedLM, runs: str | Path = "runs") -> Path:
