@@ -111,9 +111,11 @@ def train(options: argparse.Namespace) -> None:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
             results.free_place({**key, "overrides": settings.overrides}, options.results)
     for experiment in chosen:
+        if machine.main_process() and wanted[experiment.name].note:
+            print(f"{experiment.name}: {wanted[experiment.name].note}")
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
         if machine.main_process():
-            _print_metrics(records)
+            _print_metrics(records, experiment.task.headline)
             for record in records if options.record else []:
                 print(f"recorded in {results.keep(record, options.results)}")
 
@@ -153,10 +155,12 @@ def colab(options: argparse.Namespace) -> None:
     print("\n".join(f"written: {file.relative_to(HOME)}" for file in changed) or "Nothing had to be changed.")
 
 
-def _print_metrics(records: list[dict[str, Any]]) -> None:
+def _print_metrics(records: list[dict[str, Any]], headline: str) -> None:
     for record in records:
         for name, arm in record["arms"].items():
-            scores = {k: v for k, v in arm["metrics"].items() if k.startswith("test_") or k == "minutes"}
+            found = arm["metrics"]
+            wanted = [headline, *(key for key in found if key.startswith("test_") and key != headline), "minutes"]
+            scores = {key: found[key] for key in wanted if key in found}
             shown = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
             print(f"{record['task']}, seed {record['seed']}, {name}: {shown}")
 

@@ -34,15 +34,18 @@ class Classification(Task):
         *TRAINING,
     ).extended(
         layers={"demo": 2},
-        learning_rate={"demo": 1e-3},
-        warmup={"demo": 30},
+        learning_rate={"demo": 1e-3, "pretrained": 5e-5},
+        warmup={"demo": 30, "pretrained": 20},
+        schedule={"pretrained": "linear"},
+        weight_decay={"pretrained": 0.01},
+        clip={"pretrained": 1.0},
         updates={"demo": 200},
         eval_every={"demo": 50},
     )
     monitor, larger_is_better = "accuracy", True
 
     def collate(self):
-        return b.collate_classification(self.tokenizer.pad_token_id)
+        return b.collate_classification(b.required(self.tokenizer, "pad_token_id", "classification"))
 
     def _load(self) -> Corpus:
         s = self.settings
