@@ -47,7 +47,7 @@ def main() -> None:
 def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     """The cost with so many languages, each of which has a teacher of its own."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = machine.device()
     languages = [f"language {number}" for number in range(count)]
     model = build.translation_model(options.vocabulary, **shape_of(options, options.layers)).to(device).train()
     batch = {name: tensor.to(device) for name, tensor in random_batch("translation", options).items()}
@@ -76,7 +76,7 @@ def stepper(model: torch.nn.Module, batch: dict[str, Any], method: Method, turn:
         method.loss(model, one, method.count(one), Moment(1, 1, 0, logged=False))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        if torch.cuda.is_available():
+        if machine.device().type == "cuda":
             torch.cuda.synchronize()
 
     return step

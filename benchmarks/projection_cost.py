@@ -51,7 +51,7 @@ def main() -> None:
 def make(options: argparse.Namespace) -> tuple[Tensor, ...]:
     """A mask with a quarter of padding, targets at 15 % of the rest, hidden states and heads of both models."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = machine.device()
     lengths = torch.linspace(options.length / 2, options.length, options.rows).round()
     mask = torch.arange(options.length)[None] < lengths[:, None]
     targets = torch.randint(options.vocabulary, mask.shape)
@@ -109,7 +109,7 @@ def peak(way: str, options: argparse.Namespace) -> float:
 
 def memory(options: argparse.Namespace) -> float:
     step = stepper(options.way, options)
-    if torch.cuda.is_available():
+    if machine.device().type == "cuda":
         machine.reset_peak_memory()
         step()
         return machine.peak_memory_mb()

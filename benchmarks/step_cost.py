@@ -84,7 +84,7 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
 def stepper(experiment: Experiment, method: Method, options: argparse.Namespace) -> Callable[[], None]:
     """A function that takes one training step on a fixed batch of random tokens."""
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = machine.device()
     kind = experiment.task.kind
     model = make_model(kind, options).to(device).train()
     if kind == "masked_lm":
@@ -178,7 +178,7 @@ def memory(paper: Any, options: argparse.Namespace) -> float:
     experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
     method = experiment.arm(options.arm).method(experiment.settings.resolve("demo"))
     step = stepper(experiment, method, options)
-    if torch.cuda.is_available():
+    if machine.device().type == "cuda":
         machine.reset_peak_memory()
         for _ in range(3):
             step()

@@ -117,7 +117,7 @@ def train(options: argparse.Namespace) -> None:
     for experiment in chosen:
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
         if main_process():
-            _print_metrics(records)
+            _print_metrics(records, experiment.task.headline)
             for record in records if options.record else []:
                 print(f"recorded in {results.keep(record, options.results)}")
 
@@ -170,10 +170,12 @@ def _in_parallel(options: argparse.Namespace, paper: str) -> None:
         list(pool.map(subprocess.call, waiting))
 
 
-def _print_metrics(records: list[dict[str, Any]]) -> None:
+def _print_metrics(records: list[dict[str, Any]], headline: str) -> None:
     for record in records:
         for name, arm in record["arms"].items():
-            scores = {k: v for k, v in arm["metrics"].items() if k.startswith("test_") or k == "minutes"}
+            found = arm["metrics"]
+            wanted = [headline, *(key for key in found if key.startswith("test_") and key != headline), "minutes"]
+            scores = {key: found[key] for key in wanted if key in found}
             shown = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
             print(f"{record['task']}, seed {record['seed']}, {name}: {shown}")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kdutils import __version__, runner
-from kdutils.__main__ import main
+from kdutils.__main__ import _print_metrics, main
 from kdutils.core.errors import Paused, UserError
 from kdutils.core.files import read_json
 from kdutils.papers import r_drop
@@ -337,7 +337,26 @@ def test_a_finished_training_is_loaded_and_its_metrics_printed(call, trained):
     for seed in (1, 2):
         for arm in ("baseline", "baseline_2x", "r_drop"):
             (line,) = [line for line in lines if line.startswith(f"translation, seed {seed}, {arm}: ")]
-            assert re.search(r"test_loss \d.*, test_bleu \d.*, minutes 0\.\d+$", line)
+            assert re.search(r": test_bleu \d\S*, test_loss \d.*, minutes 0\.\d+$", line)
+
+
+def test_the_headline_of_every_task_stands_first(capsys):
+    for name in runner.names():
+        for experiment in runner.load(name).EXPERIMENTS:
+            headline = experiment.task.headline
+            metrics = {"test_loss": 1.0, "test_chrf": 2.0, "latency_ms": 3.0, "minutes": 0.5, headline: 71.25}
+            _print_metrics([{"task": experiment.name, "seed": 1, "arms": {"one": {"metrics": metrics}}}], headline)
+            expected = f"{experiment.name}, seed 1, one: {headline} 71.25, test_loss 1, test_chrf 2, minutes 0.5\n"
+            assert capsys.readouterr().out == expected
+
+
+def test_a_pretrained_start_is_printed_with_what_it_changes(call, trained, tmp_path):
+    (place,) = (trained / "runs/r_drop").glob("classification-*/seed-1/baseline/model")
+    code, out, err = call(*tiny_train(f"model={place}", task="classification"), "--arms", "baseline")
+    assert (code, err) == (0, "")
+    assert out.count("classification: A pretrained start has values of its own: learning_rate = 5e-05, ") == 1
+    code, out, _ = call(*tiny_train(task="classification"), *folders_of(trained))
+    assert code == 0 and "pretrained" not in out
 
 
 def test_what_is_recorded_is_what_was_run(trained):
@@ -373,7 +392,7 @@ def test_a_paused_training_goes_on_with_the_same_command(call):
     code, _, err = call(*command, "0.00001")
     assert code == 75 and err.startswith("Paused baseline, seed 1 after update 1 of 12") and err.count("\n") == 1
     code, out, err = call(*command, "5")
-    assert (code, err) == (0, "") and "translation, seed 1, baseline: test_loss" in out
+    assert (code, err) == (0, "") and "translation, seed 1, baseline: test_bleu" in out
 
 
 def test_one_time_limit_holds_for_all_experiments(call, monkeypatch):
@@ -436,6 +455,6 @@ def test_training_needs_no_jupyter_and_no_datasets(tmp_path, translation_folder,
     )
     lines = done.stdout.splitlines()
     assert lines[-1] == "codes [0, 0, 0, 0, 0, 1] []", done.stderr
-    assert sum(", r_drop: test_loss" in line for line in lines) == 4 and "recorded in" in done.stdout
+    assert sum(", r_drop: test_" in line for line in lines) == 4 and "recorded in" in done.stdout
     # 'run' alone wants papermill, and all that was said on the standard error is that
     assert done.stderr.startswith("kdutils: Notebooks are executed by papermill") and done.stderr.count("\n") == 1

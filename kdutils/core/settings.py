@@ -44,6 +44,7 @@ class Setting:
     meaning: str
     source: str = ""  # of the paper's value: a section, a line of the official code, or "paper silent"
     bounds: tuple[float, float] | None = None  # the least and the largest value; by default those of BOUNDS
+    pretrained: Any = None  # the value where `model` names a start and the preset has none; None: the preset's
 
     def check(self, value: Any) -> None:
         """Raises UserError for a number that is out of bounds, alone or in a list, and for NaN."""
@@ -60,9 +61,12 @@ class Setting:
 class Settings(Mapping):
     """Resolved settings, read as attributes or as a mapping; they cannot be changed."""
 
-    def __init__(self, preset: str, values: dict[str, Any], overrides: dict[str, Any]) -> None:
+    def __init__(
+        self, preset: str, values: dict[str, Any], overrides: dict[str, Any], pretrained: Iterable[str] = ()
+    ) -> None:
         self.__dict__.update(values)
         self.__dict__.update(_values=dict(values), preset=preset, overrides=dict(overrides))
+        self.__dict__.update(pretrained=tuple(pretrained))  # the settings whose value is that of a pretrained start
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -88,7 +92,13 @@ class Settings(Mapping):
         """The same settings with some values replaced, for an arm that differs from the others in these."""
         for name in changes.keys() - self._values.keys():
             raise unknown("setting", name, sorted(self._values))
-        return Settings(self.preset, {**self._values, **changes}, self.overrides)
+        return Settings(self.preset, {**self._values, **changes}, self.overrides, self.pretrained)
+
+    @property
+    def note(self) -> str:
+        """What a pretrained start changed, as a sentence; empty where it changed nothing."""
+        values = ", ".join(f"{name} = {self[name]!r}" for name in self.pretrained)
+        return f"A pretrained start has values of its own: {values}." if values else ""
 
 
 class Table:
@@ -107,13 +117,18 @@ class Table:
     def resolve(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Settings:
         """The values of a preset with the overrides applied.
 
+        Where they name a `model` to start from and the preset has none, its values are for a start from scratch, and
+        those for a pretrained one take their place unless they are overridden as well.
         An override may be text, as from a command line, and is read as the type of the preset's value. Raises
         UserError for an unknown preset or setting, with the near ones, for a value of another type, or out of bounds.
         """
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
         values = {name: getattr(setting, preset) for name, setting in self.settings.items()}
-        changed = {}
+        pretrained, changed = {}, {}
+        if (overrides or {}).get("model") and not values.get("model"):
+            pretrained = {name: s.pretrained for name, s in self.settings.items() if s.pretrained is not None}
+        values |= pretrained
         for name, value in (overrides or {}).items():
             if name not in values:
                 raise unknown("setting", name, sorted(values))
@@ -121,15 +136,18 @@ class Table:
             self.settings[name].check(value)
             if value != values[name]:
                 changed[name] = value
-        return Settings(preset, {**values, **changed}, changed)
+        return Settings(preset, {**values, **changed}, changed, [name for name in pretrained if name not in changed])
 
     def show(self, settings: Settings):
         """The resolved settings as a pandas.DataFrame: value, the paper's value, meaning and source."""
         import pandas as pd  # heavy, and needed here only
 
+        marks = dict.fromkeys(settings.overrides, " (changed)") | dict.fromkeys(
+            settings.pretrained, " (pretrained start)"
+        )
         rows = [
             {
-                "setting": s.name + (" (changed)" if s.name in settings.overrides else ""),
+                "setting": s.name + marks.get(s.name, ""),
                 "value": settings[s.name],
                 "paper": s.paper,
                 "meaning": s.meaning,

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import explained, make_folder
+from kdutils.models.build import loading
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")  # their ids are 0 to 4
 PAD, BOS, EOS, UNK, MASK = range(5)
@@ -97,15 +98,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> No
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer from a folder, or by its name from the Hugging Face hub; UserError when it cannot."""
-    try:
-        return AutoTokenizer.from_pretrained(str(name))
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The tokenizer '{name}' could not be loaded ({reason}): check the folder or the name, "
-            "or fetch it once with a network."
-        ) from error
+    """Loads a tokenizer from a folder, or by its name from the Hugging Face hub; UserError when it cannot.
+
+    Code that lies beside it is never run.
+    """
+    with loading("tokenizer", str(name)):
+        return AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
 
 
 # --- examples: rows of text become lists of token ids ---------------------------------------------

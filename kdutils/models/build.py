@@ -10,10 +10,10 @@ that are to be compared must draw their dropout independently.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,11 +25,13 @@ from transformers import (
     BertForSequenceClassification,
     M2M100Config,
     M2M100ForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
 from kdutils.core.errors import UserError
+from kdutils.core.machine import device
 
 PAD, BOS, EOS = 0, 1, 2  # as in kdutils.data.batches
 # the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
@@ -101,32 +103,108 @@ def masked_lm(
 
 
 def pretrained(
-    name: str, task: str, labels: tuple[str, ...] = (), dropout: float | None = None, **changes: float
+    name: str,
+    task: str,
+    labels: tuple[str, ...] = (),
+    dropout: float | None = None,
+    notes: list[str] | None = None,
+    **changes: float,
 ) -> PreTrainedModel:
-    """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm".
+    """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm", in float32.
 
-    `dropout` replaces all of its dropout rates, whatever its architecture calls them; `changes` override other
-    fields of its configuration. Only safetensors are read. Raises UserError when the model cannot be found or
-    fetched.
+    labels: what a classifier will learn to tell apart; only then may its head be a new one, where the model has none or
+    one for another number of labels, and `notes` gets a sentence that says so. `dropout` replaces all of its dropout
+    rates, whatever its architecture calls them; `changes` override other fields of its configuration. Only safetensors
+    are read, and no code. Raises UserError when the model cannot be found or fetched, and for weights that are missing,
+    that have other shapes than the configuration says, or that it has no place for: those would be random, or unused.
     """
     loader = {
         "translation": AutoModelForSeq2SeqLM,
         "classification": AutoModelForSequenceClassification,
         "masked_lm": AutoModelForMaskedLM,
     }[task]
+    config = load_config(name)
     if labels:
-        changes = {**changes, "num_labels": len(labels), "id2label": dict(enumerate(labels))}
+        numbered = dict(enumerate(labels))
+        changes |= {"id2label": numbered, "label2id": {label: index for index, label in numbered.items()}}
+    if dropout is not None:
+        _check_rate(dropout)
+        changes = {**{field: dropout for field in DROPOUTS if hasattr(config, field)}, **changes}
+    with loading("model", name):
+        model, found = loader.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True, **changes,
+        )  # fmt: skip
+    new = _check_weights(name, model, found, may_have_a_new_head=bool(labels))
+    if notes is not None and labels:
+        notes += _about_head(name, new, tuple(config.id2label.values()), labels)
+    return model
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model of the hub, or of a folder. Raises UserError when there is none that can be used."""
+    with loading("model", name):
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def loading(what: str, name: str) -> Iterator[None]:
+    """Turns whatever a folder that is damaged, missing or in want of its own code brings about into a UserError."""
     try:
         with quiet():
-            if dropout is not None:
-                config = AutoConfig.from_pretrained(name)
-                changes = {**{field: dropout for field in DROPOUTS if hasattr(config, field)}, **changes}
-            return loader.from_pretrained(name, use_safetensors=True, **changes)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+            yield
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"The {what} '{name}' needs code of its own (auto_map in its files), which is never run here: choose "
+                "one of an architecture that transformers knows."
+            ) from error
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...").rstrip(".:")
         raise UserError(
-            f"The model '{name}' could not be loaded ({first}): check its name, or fetch it once with a network."
+            f"The {what} '{name}' could not be loaded ({reason}): check the folder or the name, or fetch it once with "
+            "a network."
         ) from error
+
+
+def _check_weights(name: str, model: PreTrainedModel, found: dict, may_have_a_new_head: bool) -> list[str]:
+    """The names of the weights of a new head; refuses every other difference between the model and its file.
+
+    Heads of other tasks are left out, as is the pooler that some of them read from.
+    """
+    body = {child for child, _ in model.base_model.named_children()} - {"pooler"}
+
+    def of_body(weight: str) -> bool:
+        return weight.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in body
+
+    resized = {weight for weight, *_ in found["mismatched_keys"]}
+    new = {weight for weight in found["missing_keys"] | resized if may_have_a_new_head and not of_body(weight)}
+    if lost := found["missing_keys"] - new:
+        raise UserError(
+            f"The model '{name}' has no weights for {_some(sorted(lost))}, which would be random: choose one that was "
+            f"trained for this task, with all of its weights ({type(model).__name__})."
+        )
+    unused = {weight for weight in found["unexpected_keys"] if of_body(weight) and not weight.endswith("position_ids")}
+    if wrong := (resized - new) | unused:
+        raise UserError(
+            f"The weights {_some(sorted(wrong))} of '{name}' do not fit its config.json: take both from one model."
+        )
+    return sorted(new)
+
+
+def _about_head(name: str, new: list[str], theirs: tuple[str, ...], ours: tuple[str, ...]) -> Iterator[str]:
+    """What is to be said of the head that a classifier starts with."""
+    trained_for = f"'{name}' tells apart {_some(theirs)}; here it is {_some(ours)}"
+    if new:
+        other = f": {trained_for}" if len(theirs) != len(ours) else ""
+        yield f"The classification head is a new one ({_some(new)}){other}."
+    elif theirs != ours:
+        yield f"The classification head is that of other labels: {trained_for}."
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many others there are."""
+    few = ", ".join(names[:3])
+    return few + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @contextlib.contextmanager
@@ -172,7 +250,7 @@ def free_memory() -> None:
 
     sys.last_value = sys.last_traceback = None  # a traceback keeps the tensors of a failed cell alive
     gc.collect()
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.empty_cache()
 
 
@@ -191,7 +269,11 @@ def _check_shape(width: int, layers: int, heads: int, feedforward: int, dropout:
     for name, size in {"width": width, "layers": layers, "heads": heads, "feedforward": feedforward}.items():
         if size < 1:
             raise UserError(f"A model cannot have {name}={size}: choose at least 1.")
-    if not 0.0 <= dropout < 1.0:
-        raise UserError(f"A dropout of {dropout} is no rate: choose one from 0 to below 1.")
+    _check_rate(dropout)
     if width % heads:
         raise UserError(f"A width of {width} cannot be divided among {heads} heads: choose a multiple of {heads}.")
+
+
+def _check_rate(dropout: float) -> None:
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"A dropout of {dropout} is no rate: choose one from 0 to below 1.")

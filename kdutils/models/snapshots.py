@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdutils.core.machine import device
+
 # --- their weights -----------------------------------------------------------------------------------------------
 
 
@@ -34,9 +36,8 @@ class FrozenCopies:
     @torch.no_grad()
     def keep(self, name: str, model: nn.Module) -> None:
         """Copies the model's weights under a name, tied ones once."""
-        self.weights[name] = _pinned(
-            {key: one.detach().to("cpu", torch.float16, copy=True) for key, one in model.named_parameters()}
-        )
+        halves = {key: one.detach().to("cpu", torch.float16, copy=True) for key, one in model.named_parameters()}
+        self.weights[name] = _pinned(halves, next(model.parameters()).is_cuda)
         self.seated = "" if self.seated == name else self.seated
 
     def keep_only(self, names: Iterable[str]) -> None:
@@ -68,9 +69,10 @@ class FrozenCopies:
         return self.weights
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.weights, self.seated = {name: _pinned(weights) for name, weights in state.items()}, ""
+        on_gpu = device().type == "cuda"
+        self.weights, self.seated = {name: _pinned(weights, on_gpu) for name, weights in state.items()}, ""
 
 
-def _pinned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors where a GPU can fetch them by itself, if there is one."""
-    return {key: one.pin_memory() if torch.cuda.is_available() else one for key, one in weights.items()}
+def _pinned(weights: dict[str, Tensor], on_gpu: bool) -> dict[str, Tensor]:
+    """The same tensors where a GPU can fetch them by itself, if it will."""
+    return {key: one.pin_memory() if on_gpu else one for key, one in weights.items()}

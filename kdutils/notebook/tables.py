@@ -43,6 +43,7 @@ def settings_table(table: Table, settings: Settings, title: str) -> Shown:
     changed = ", ".join(f"{name} = {value!r}" for name, value in settings.overrides.items())
     summary = f"{title}: {len(frame)} settings of the preset '{settings.preset}'"
     summary += f", changed: {changed}" if changed else ""
+    summary += f". {settings.note}" if settings.note else ""
     markup = f"<details><summary>{html.escape(summary)}</summary>{frame.to_html(escape=True)}</details>"
     return Shown(markup, "\n".join([summary, *(f"  {name} = {value!r}" for name, value in settings.items())]))
 

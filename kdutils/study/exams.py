@@ -12,15 +12,16 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import digest
 from kdutils.core.processes import main_process
-from kdutils.core.settings import Setting, Settings
+from kdutils.core.settings import Setting, Settings, Table
 from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
@@ -38,7 +39,10 @@ SETTINGS = (
     Setting("downstream_rows", 400, 3000, 0, "training rows a task; 0: all"),
     Setting("downstream_test_rows", 600, 0, 0, "test rows a task; 0: all"),
     Setting("downstream_epochs", 4, 3, 3, "epochs of a fine-tuning"),
-    Setting("downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay"),
+    Setting(
+        "downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay",
+        pretrained=5e-5,
+    ),
     Setting("downstream_batch", 16, 32, 32, "rows a batch"),
     Setting("downstream_max_length", 48, 128, 128, "tokens a text or pair; longer ones are cut"),
     Setting("downstream_dropout", 0.1, 0.1, 0.1, "dropout rate"),
@@ -56,9 +60,10 @@ MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine
 class Exam(Classification):
     """A downstream task; of the demo corpus it may take the short sentences only, as the pre-training did."""
 
-    settings_table = Classification.settings_table.extended(
-        Setting("max_words", 0, 0, 0, "of the demo corpus: longest text in words; 0: any")
-    )
+    settings_table = Table(
+        *(replace(setting, pretrained=None) for setting in Classification.settings_table.settings.values()),
+        Setting("max_words", 0, 0, 0, "of the demo corpus: longest text in words; 0: any"),
+    )  # every exam starts from a pretrained model, and `exam_settings` says how it learns
 
     def _load(self) -> Corpus:
         return self.load(self.settings)
@@ -88,6 +93,8 @@ def check(settings: Settings) -> None:
     for name in ("downstream_epochs", "downstream_batch", "downstream_seeds"):
         if settings[name] < 1:
             raise UserError(f"{name} is {settings[name]}: it must be at least 1.")
+    if not 0 <= settings.downstream_dropout < 1:  # so that NaN is refused too
+        raise UserError(f"downstream_dropout is {settings.downstream_dropout}: choose a rate from 0 to below 1.")
     if not settings.downstream_learning_rate >= 0 or settings.downstream_max_length < SHORTEST:
         raise UserError(f"The exam needs a learning rate of at least 0 and a max_length of at least {SHORTEST}.")
     for source in settings.downstream:
@@ -148,8 +155,7 @@ def task_name(source: str) -> str:
 def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
     """A downstream task with the tokenizer of a model; texts are cut to what the model has positions for."""
     chosen = exam_settings(model, source, settings)
-    with build.quiet():
-        positions = getattr(AutoConfig.from_pretrained(str(model)), "max_position_embeddings", chosen.max_length)
+    positions = getattr(build.load_config(str(model)), "max_position_embeddings", chosen.max_length)
     return Exam(chosen.changed(max_length=min(chosen.max_length, positions)))
 
 
@@ -191,7 +197,7 @@ def _finetune(
         )  # fmt: skip
         if keep:
             kept.export(place, classifier, task.tokenizer)
-        with evaluation_context(settings.precision):
+        with evaluation_context(settings.precision, classifier):
             metrics = task.test(classifier) if main_process() else {}
         kept.keep(place, {"metrics": metrics, "data": task.facts()})
     return points_of(task_name(source), kept.result(place)["metrics"])

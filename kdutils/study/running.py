@@ -174,7 +174,7 @@ def _tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | 
     """The scores on the test split, in the precision of the validation; {} in all processes but the first."""
     if not main_process():
         return {}
-    with evaluation_context(task.settings.precision):
+    with evaluation_context(task.settings.precision, model):
         own = method.look(model, task.fixed_batches("test"))
         return {**task.test(model, keep_in), **{f"test_{name}": score for name, score in own.items()}}
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from kdutils.core.files import digest, exclusive
@@ -45,12 +46,17 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
         return task.model(0).eval()
     place = teacher_place(task, runs)
     checked_seeds([task.settings.teacher_seed])
-    if kept.result(place) is None:
+    if _is_missing(place):
         wait = {"wait": math.inf, "note": "Waiting for the teacher, which another run trains"}
         with exclusive(place, **wait) if main_process() else contextlib.nullcontext():
-            if kept.result(place) is None:
+            if _is_missing(place):  # else another run has trained it meanwhile
                 _pretrain(task, place, until)
     return kept.load(place, "masked_lm")
+
+
+def _is_missing(place: Path) -> bool:
+    """Whether the first process finds no teacher there; all processes must do the same thing next."""
+    return broadcast_object_list([kept.result(place) is None])[0]
 
 
 def teacher_place(task: MaskedLM, runs: str | Path = "runs") -> Path:

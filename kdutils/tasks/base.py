@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
@@ -58,7 +58,7 @@ class Task:
         self.tokenizer = self._tokenizer()
         self.examples = {split: self._examples(split) for split in self.corpus.splits}
         too_long = (f"{split}: {examples.note}" for split, examples in self.examples.items() if examples.note)
-        self.notes = (*self.corpus.notes, *too_long, *self._unknown())
+        self.notes = (*self.corpus.notes, *too_long, *self._unknown(), *filter(None, [settings.note]))
 
     @classmethod
     def load(cls, settings: Settings) -> Corpus:
@@ -73,7 +73,8 @@ class Task:
             raise UserError(f"threads is {self.settings.threads}: choose 0 for all, or at least 1.")
         if self.settings.updates < 1:
             raise UserError(f"updates is {self.settings.updates}: it must be at least 1.")
-        self.model(seed), self.training_batches(seed)
+        self._check_start(self.model(seed).config)
+        self.training_batches(seed)
         for split in self.examples:
             self.fixed_batches(split)
 
@@ -128,6 +129,18 @@ class Task:
             "vocabulary": len(self.tokenizer),
             "notes": list(self.notes),
         }
+
+    def _check_start(self, config: PreTrainedConfig) -> None:
+        """Refuses a model that has no embedding for a token or for a position of these texts."""
+        s = self.settings
+        positions = getattr(config, "max_position_embeddings", s.max_length)
+        if positions < s.max_length:
+            raise UserError(f"The model has {positions} positions, but max_length is {s.max_length}: lower it to that.")
+        if len(self.tokenizer) > config.vocab_size:
+            raise UserError(
+                f"The tokenizer has {len(self.tokenizer)} entries, but the model '{s.get('model')}' only "
+                f"{config.vocab_size}: take both from one model."
+            )
 
     def _rows(self) -> dict[str, int]:
         splits = ("train", "validation", "test")

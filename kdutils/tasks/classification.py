@@ -36,15 +36,18 @@ class Classification(Task):
         *TRAINING,
     ).extended(
         layers={"demo": 2},
-        learning_rate={"demo": 1e-3},
-        warmup={"demo": 30},
+        learning_rate={"demo": 1e-3, "pretrained": 5e-5},
+        warmup={"demo": 30, "pretrained": 20},
+        schedule={"pretrained": "linear"},
+        weight_decay={"pretrained": 0.01},
+        clip={"pretrained": 1.0},
         updates={"demo": 200},
         eval_every={"demo": 50},
     )
     monitor, larger_is_better = "accuracy", True
 
     def collate(self):
-        return b.collate_classification(self.tokenizer.pad_token_id)
+        return b.collate_classification(b.required(self.tokenizer, "pad_token_id", "classification"))
 
     def _load(self) -> Corpus:
         s = self.settings
@@ -65,7 +68,10 @@ class Classification(Task):
     def _model(self) -> PreTrainedModel:
         labels = self.corpus.labels
         if self.settings.model:
-            return build.pretrained(self.settings.model, "classification", labels, self.settings.dropout)
+            found: list[str] = []
+            model = build.pretrained(self.settings.model, "classification", labels, self.settings.dropout, found)
+            self.notes = tuple(dict.fromkeys((*self.notes, *found)))  # once, however many seeds start from it
+            return model
         return build.classifier(len(self.tokenizer), labels, **self._shape(), max_length=self.settings.max_length)
 
     def _budget(self) -> dict[str, int]:

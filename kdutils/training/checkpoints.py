@@ -25,6 +25,7 @@ from torch import nn
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import explained, file_digest, make_folder, read_json, replacing, shown_path, sync, write_json
+from kdutils.core.machine import device
 
 KEEP = 2  # the newest may be damaged, the one before it is the way back
 
@@ -200,7 +201,7 @@ def random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if device().type == "cuda" else [],
         "python": (version, list(internal), gauss),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)),
     }
@@ -209,7 +210,7 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     """Puts back what `random_state` returned."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+    if state["cuda"] and device().type == "cuda" and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -130,7 +130,7 @@ class _Loop:
     def __init__(self, model, method, batches, recipe, evaluate, folder, identity, description) -> None:
         self.method, self.batches, self.recipe, self.evaluate = method, batches, recipe, evaluate
         self.folder, self.identity, self.description = folder, identity, description
-        self.accelerator = _accelerator(recipe, folder)
+        self.accelerator = _accelerator(recipe, folder, _width(model))
         self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         self.at, self.history, self.resumed_at = _Position(), [], 0
         self.window = _Window()
@@ -469,9 +469,14 @@ class _Window:
         return means
 
 
-def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
+def _width(model: nn.Module | None) -> int:
+    """Size of a model's hidden states; 0 where it does not say."""
+    return getattr(getattr(model, "config", None), "hidden_size", 0)
+
+
+def _accelerator(recipe: Recipe, folder: Path | None, width: int) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # else the first run's precision binds all later ones
-    precision, _ = choose_precision(processes().device, recipe.precision)
+    precision, _ = choose_precision(processes().device, recipe.precision, width)
     try:
         return Accelerator(
             mixed_precision=precision,
@@ -483,13 +488,14 @@ def _accelerator(recipe: Recipe, folder: Path | None) -> Accelerator:
 
 
 @contextlib.contextmanager
-def evaluation_context(precision: str = "auto") -> Iterator[None]:
+def evaluation_context(precision: str = "auto", model: nn.Module | None = None) -> Iterator[None]:
     """Scores that are computed inside have the precision of `fit`'s evaluations; too little memory is one sentence.
 
-    precision: that of the recipe. A test of a trained model can then be compared with its validation.
+    precision: that of the recipe; model: the one that is scored, whose width counts on some CPUs. A test of a trained
+    model can then be compared with its validation.
     """
     device = processes().device.type
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(device, precision)[0])
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(device, precision, _width(model))[0])
     with torch.autocast(device, kind, enabled=kind is not None), enough_memory("evaluate"):
         yield
 

@@ -191,6 +191,32 @@ def test_settings_cannot_be_changed_but_copied_with_changes():
         settings.unknown  # noqa: B018
 
 
+START = TABLE.extended(
+    Setting("model", "", "bert", "bert", "a start"), Setting("rate", 0.1, 0.2, 0.3, "learning rate", pretrained=0.01),
+    updates={"pretrained": 7},
+)  # fmt: skip
+
+
+def test_a_pretrained_start_has_values_of_its_own_where_the_preset_starts_from_scratch():
+    assert (START.resolve("demo").rate, START.resolve("demo").updates, START.resolve("demo").note) == (0.1, 10, "")
+    started = START.resolve("demo", {"model": "x"})
+    assert (started.rate, started.updates, started.alpha, started.overrides) == (0.01, 7, 5.0, {"model": "x"})
+    assert started.note == "A pretrained start has values of its own: updates = 7, rate = 0.01."
+    assert started.changed(alpha=1.0).note == started.note
+    study = START.resolve("study", {"model": "x"})  # its values are for one already
+    assert (study.rate, study.updates, study.note) == (0.2, 20, "")
+    assert START.resolve("demo", {"model": ""}).digest == START.resolve("demo").digest != started.digest
+
+
+def test_what_is_overridden_wins_over_a_pretrained_start_also_by_the_value_of_the_preset():
+    chosen = START.resolve("demo", {"model": "x", "rate": 0.1})
+    assert (chosen.rate, chosen.updates, chosen.overrides) == (0.1, 7, {"model": "x", "rate": 0.1})
+    assert chosen.note == "A pretrained start has values of its own: updates = 7."
+    shown = START.show(chosen)
+    assert shown["value"]["rate (changed)"] == 0.1 and shown["value"]["updates (pretrained start)"] == 7
+    assert "rate" in START.show(START.resolve("demo")).index
+
+
 def test_the_digest_names_what_is_computed():
     plain = TABLE.resolve("demo")
     assert len(plain.digest) == 8

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertForPreTraining,
+)
 
 from kdutils.core.errors import UserError
-from kdutils.data.batches import collate_translation
+from kdutils.data.batches import collate_translation, load_tokenizer
 from kdutils.models import build, forward
 from tests import tiny
 from tests.tiny import assert_same_weights, one_sentence
@@ -163,5 +171,120 @@ def test_a_pretrained_encoder_gets_a_head_of_our_labels_and_our_dropout(tmp_path
     assert {module.p for module in net.modules() if isinstance(module, nn.Dropout)} == {0.25}
 
 
-def test_memory_can_be_freed_at_any_time():
+def edited(folder, **changes):
+    """The folder of a model with other values in its config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("start", ["bare", "classification"])
+def test_a_model_without_the_head_that_it_is_asked_for_is_refused_by_name(start, tmp_path):
+    """It would be a teacher with a random head, worse than guessing evenly."""
+    (built("masked_lm").bert if start == "bare" else built("classification")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no weights for cls\.predictions\.bias, .* and 3 more") as caught:
+        build.pretrained(str(tmp_path), "masked_lm")
+    assert "trained for this task" in one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_a_model_lacks_or_has_no_place_for_are_refused_by_name(name, tmp_path):
+    labels = ("bad", "good", "so so") if name == "classification" else ()
+    layers = "decoder_layers" if name == "translation" else "num_hidden_layers"
+    built(name, layers=2).save_pretrained(tmp_path)
+    for count, words in [(3, r"no weights for .*layers?\.2\."), (1, r"weights .*layers?\.1\..* do not fit")]:
+        with pytest.raises(UserError, match=words) as caught:
+            build.pretrained(edited(tmp_path, **{layers: count}), name, labels)
+        one_sentence(caught.value)
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path):
+    built("masked_lm").save_pretrained(tmp_path)
+    for name, labels in (("masked_lm", ()), ("classification", ("a", "b"))):
+        with pytest.raises(
+            UserError, match=r"weights bert\.embeddings\.word_embeddings\.weight.* do not fit"
+        ) as caught:
+            build.pretrained(edited(tmp_path, vocab_size=20), name, labels)
+        one_sentence(caught.value)
+
+
+def test_what_other_tasks_read_from_an_encoder_is_left_out(tmp_path):
+    """The checkpoint of BERT has a pooler and a head for the next sentence; old ones list their positions."""
+    net = BertForPreTraining(built("masked_lm").config)
+    net.save_pretrained(tmp_path)
+    weights = {**load_file(tmp_path / "model.safetensors"), "bert.embeddings.position_ids": torch.arange(4)}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert_same_weights(build.pretrained(str(tmp_path), "masked_lm").cls.predictions, net.cls.predictions)
+    assert_same_weights(build.pretrained(str(tmp_path), "classification", ("a", "b")).bert, net.bert)
+
+
+def test_a_new_classification_head_is_told_of(tmp_path):
+    net, notes = built("masked_lm"), []
+    net.bert.save_pretrained(tmp_path)
+    build.pretrained(str(tmp_path), "classification", ("a", "b"), notes=notes)
+    (note,) = notes
+    assert note.startswith("The classification head is a new one (bert.pooler.dense.bias, ") and note.endswith("more).")
+    with pytest.raises(UserError, match=r"no weights for .*classifier\.bias"):
+        build.pretrained(str(tmp_path), "classification")  # nobody will train this one
+
+
+def test_a_classifier_of_other_labels_says_so(tmp_path):
+    built("classification").save_pretrained(tmp_path)
+    same, fewer, others = [], [], []
+    net = build.pretrained(str(tmp_path), "classification", ("bad", "good", "so so"), notes=same)
+    assert same == [] and torch.equal(net.classifier.weight, built("classification").classifier.weight)
+    net = build.pretrained(str(tmp_path), "classification", ("no", "yes"), notes=fewer)
+    assert net.classifier.out_features == 2 and net.config.label2id == {"no": 0, "yes": 1}
+    knows = f"'{tmp_path}' tells apart bad, good, so so; here it is"
+    assert fewer == [f"The classification head is a new one (classifier.bias, classifier.weight): {knows} no, yes."]
+    net = build.pretrained(str(tmp_path), "classification", ("a", "b", "c"), notes=others)
+    assert others == [f"The classification head is that of other labels: {knows} a, b, c."]
+    with pytest.raises(UserError, match=r"weights classifier\.bias, classifier\.weight of .* do not fit"):
+        build.pretrained(edited(tmp_path, id2label={"0": "bad", "1": "good"}), "classification")
+
+
+def test_weights_in_half_precision_are_trained_in_float32(tmp_path):
+    built("masked_lm").half().save_pretrained(tmp_path)
+    assert {p.dtype for p in build.pretrained(str(tmp_path), "masked_lm").parameters()} == {torch.float32}
+
+
+def test_a_dropout_that_is_no_rate_is_refused_for_a_pretrained_model_too(tmp_path):
+    built("masked_lm").save_pretrained(tmp_path)
+    for rate in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="is no rate"):
+            build.pretrained(str(tmp_path), "masked_lm", dropout=rate)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"hidden_size": "wide"}, {"hidden_size": -3}, {"num_attention_heads": 3}, {"hidden_act": "zz"},
+     {"model_type": "nope"}, {"model_type": 3}],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_configuration_is_one_sentence(damage, tmp_path):
+    built("masked_lm").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="could not be loaded") as caught:
+        build.pretrained(edited(tmp_path, **damage), "masked_lm")
+    assert len(one_sentence(caught.value).replace(str(tmp_path), "")) < 400
+
+
+def test_code_in_the_folder_of_a_model_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *a: "y")  # what the library asks for before it runs the code
+    built("masked_lm").save_pretrained(tmp_path)
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    names = {"AutoConfig": "own.Config", "AutoModelForMaskedLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    place = edited(tmp_path, model_type="own", auto_map=names)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": names, "tokenizer_class": "Tokenizer"}))
+    for load in (build.load_config, lambda name: build.pretrained(name, "masked_lm"), load_tokenizer):
+        with pytest.raises(UserError, match="needs code of its own") as caught:
+            load(place)
+        assert "trust_remote_code" not in one_sentence(caught.value)
+    build.pretrained(edited(tmp_path, model_type="bert"), "masked_lm")  # the library's own class is there
+    assert not (tmp_path / "ran").exists()
+
+
+def test_memory_can_be_freed_at_any_time(monkeypatch):
+    build.free_memory()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # but the training does not use it
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: pytest.fail("asked a GPU"))
     build.free_memory()

@@ -321,6 +321,15 @@ def test_no_random_number_is_drawn(nets):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_beside_a_gpu_that_the_training_does_not_use_nothing_is_laid_out_for_it(nets, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pytest.fail("pinned"))
+    copies = FrozenCopies()
+    copies.keep("1", nets[0])
+    copies.restore(copies.state())
+    assert_same_weights(copies.network("1", nets[0]), rounded(nets[0]))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU here.")
 def test_on_a_gpu_the_network_computes_in_half_precision_and_the_copies_lie_in_the_main_memory(nets):
     net, copies = nets[0].cuda(), FrozenCopies()

@@ -165,6 +165,13 @@ def test_the_exam_takes_its_settings_from_those_of_the_pretraining(encoder):
     assert {module.p for module in net.modules() if isinstance(module, torch.nn.Dropout)} == {0.3}
 
 
+def test_every_exam_says_itself_how_it_learns_from_a_pretrained_start(encoder):
+    s, plain = exam_task(encoder, "demo:acceptability", chosen()).settings, exams.Exam.settings_table.resolve("demo")
+    assert (s.weight_decay, s.clip, s.note) == (plain.weight_decay, plain.clip, "") == (1e-4, 0.0, "")
+    assert TABLE.resolve("demo").downstream_learning_rate == 1e-3
+    assert TABLE.resolve("demo", {"model": "x"}).downstream_learning_rate == 5e-5
+
+
 def test_the_encoder_is_the_one_in_the_folder_and_only_the_head_is_drawn(encoder):
     task = exam_task(encoder, "demo:acceptability", chosen())
     one, other = task.model(1), task.model(2)
@@ -364,6 +371,13 @@ def test_an_exam_that_cannot_be_held_is_refused_with_one_sentence(wrong, words):
         exams.check(chosen(**wrong))
     one_sentence(caught.value)
     exams.check(chosen(downstream=["demo", "demo:acceptability"]))
+
+
+@pytest.mark.parametrize("rate", [-1.0, 1.0, float("nan")])
+def test_a_dropout_that_is_no_rate_is_refused_with_one_sentence(rate):
+    with pytest.raises(UserError, match=f"downstream_dropout is {rate}") as caught:
+        exams.check(chosen().changed(downstream_dropout=rate))
+    one_sentence(caught.value)
 
 
 def test_a_source_that_is_no_text_is_refused_with_one_sentence():

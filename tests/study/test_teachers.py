@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,6 +232,17 @@ def test_two_processes_do_not_train_one_teacher_at_once(task, tmp_path):
     one_sentence(caught.value)
 
 
+def test_what_another_run_has_trained_while_this_one_waited_is_loaded(task, runs, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def waited(place, *arguments, **options):
+        shutil.copytree(teacher_place(task, runs), place)  # the other run ends
+        yield place
+
+    monkeypatch.setattr("kdutils.study.teachers.exclusive", waited)
+    monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained again"))
+    assert_same_weights(teacher_of(task, tmp_path), teacher_of(task, runs))
+
+
 def test_random_numbers_are_as_they_were(task, tmp_path):
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     teacher_of(task, tmp_path)
@@ -266,6 +279,24 @@ def test_a_teacher_that_is_not_there_is_refused(task, tmp_path):
     save_tokenizer(task.tokenizer, tmp_path)  # a tokenizer, but no model
     with pytest.raises(UserError, match="could not be loaded") as caught:
         teacher_of(make(model=str(tmp_path)), tmp_path)
+    one_sentence(caught.value)
+
+
+def test_an_encoder_without_a_head_is_no_teacher(task, runs, tmp_path):
+    """Its head would be random, and every student would learn from it."""
+    teacher_of(task, runs).bert.save_pretrained(tmp_path / "encoder")
+    save_tokenizer(task.tokenizer, tmp_path / "encoder")
+    named = make(model=str(tmp_path / "encoder"))
+    for use in (lambda: named.check(1), lambda: teacher_of(named, tmp_path)):
+        with pytest.raises(UserError, match=r"no weights for cls\.predictions\.") as caught:
+            use()
+        one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
+def test_a_share_of_masks_that_is_none_is_found_before_anything_is_trained(share):
+    with pytest.raises(UserError, match="masking probability is") as caught:
+        MaskedLM(make().settings.changed(mask_probability=share)).check(1)
     one_sentence(caught.value)
 
 

@@ -180,6 +180,53 @@ def test_the_dropout_of_the_settings_reaches_a_pretrained_model(tmp_path):
     assert rates == {0.3}
 
 
+def saved(folder, **changes) -> str:
+    """A folder with a classifier of the demo's labels and its tokenizer."""
+    task = make("classification", **changes)
+    task.model(1).save_pretrained(folder)
+    task.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_pretrained_classifier_learns_at_a_rate_of_its_own_and_the_notes_say_so(tmp_path):
+    given = {name: SMALL[name] for name in ("train_rows", "validation_rows", "test_rows")}
+    settings = Classification.settings_table.resolve("demo", {**given, "model": saved(tmp_path)})
+    recipe, task = Classification(settings).recipe(), Classification(settings)
+    assert (recipe.learning_rate, recipe.warmup, recipe.schedule) == (5e-5, 20, "linear")
+    assert (recipe.weight_decay, recipe.clip) == (0.01, 1.0)
+    assert settings.note in task.facts()["notes"] and "learning_rate = 5e-05" in settings.note
+    assert Classification.settings_table.resolve("demo", given).learning_rate == 1e-3
+
+
+def test_a_new_head_is_in_the_notes_once(tmp_path):
+    place = saved(tmp_path)
+    make("classification").model(1).bert.save_pretrained(place)
+    task = make("classification", model=place)
+    task.model(1), task.model(2)
+    assert sum("classification head is a new one" in note for note in task.facts()["notes"]) == 1
+
+
+def test_a_start_without_room_for_these_texts_is_refused_before_anything_is_trained(tmp_path):
+    place = saved(tmp_path, max_length=20)
+    make("classification", model=place, max_length=20).check(1)
+    with pytest.raises(UserError, match="has 20 positions, but max_length is 48") as caught:
+        make("classification", model=place).check(1)
+    one_sentence(caught.value)
+    other = make("classification", train_rows=200, vocab_size=900)
+    other.tokenizer.save_pretrained(place)
+    with pytest.raises(UserError, match="take both from one model") as caught:
+        make("classification", model=place, max_length=20).check(1)
+    assert str(len(other.tokenizer)) in one_sentence(caught.value)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused_before_anything_is_trained(tmp_path):
+    task = make("classification", model=saved(tmp_path))
+    task.tokenizer.pad_token = None
+    with pytest.raises(UserError, match="no pad_token_id") as caught:
+        task.check(1)
+    one_sentence(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [

@@ -450,6 +450,15 @@ def test_a_full_disk_leaves_the_best_weights_as_they_were(place, tmp_path, monke
     assert torch.equal(other.weight, small().weight) and os.listdir(tmp_path) == [path.name]
 
 
+def test_the_random_state_of_a_gpu_that_is_not_used_is_left_alone(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_rng_state_all", lambda: pytest.fail("asked a GPU"))
+    monkeypatch.setattr("torch.cuda.set_rng_state_all", lambda states: pytest.fail("set a GPU's"))
+    state = c.random_state()
+    assert state["cuda"] == []
+    c.set_random_state({**state, "cuda": [torch.zeros(16, dtype=torch.uint8)]})
+
+
 @pytest.mark.parametrize("kilobytes", [0, 1, 4])
 def test_a_disk_that_is_really_full(kilobytes, processes, tmp_path):
     """What safetensors and torch raise when the system refuses to write on, at their first block or at a later one."""

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdutils.core.errors import UserError
 from kdutils.core.machine import choose_precision
+from kdutils.models.build import masked_lm, translation_model
 from kdutils.models.forward import counted_logits
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.training.loop import SCHEDULES, Recipe, fit
@@ -152,6 +153,41 @@ def test_fp16_without_a_gpu_would_be_float32_and_is_refused():
     with pytest.raises(UserError, match="precision is fp16, which needs a GPU") as caught:
         recipe(precision="fp16")
     one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AMX", "AVX512-BF16"])
+def test_a_cpu_with_bfloat16_in_hardware_takes_it_for_wide_models(name, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: name == "AMX")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: name != "AMX")
+    for width, expected in [(0, "no"), (64, "no"), (255, "no"), (256, "bf16"), (768, "bf16")]:
+        chosen, why = choose_precision("cpu", width=width)
+        assert chosen == expected and "no GPU" in why and f"in hardware ({name})" in why
+        assert why.startswith("bfloat16: " if expected == "bf16" else "float32: ")
+    assert choose_precision("cpu", "fp32", width=768)[0] == "no"
+    assert choose_precision("mps", width=768)[0] == "no"
+
+
+def test_a_cpu_without_it_computes_in_float32_however_wide_the_model(monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")  # a torch that cannot be asked
+    assert choose_precision("cpu", width=768) == choose_precision("cpu")
+    assert choose_precision("cpu")[0] == "no"
+
+
+@pytest.mark.parametrize(("kind", "wide"), [("translation", 256), ("masked_lm", 256), ("translation", 16)])
+def test_the_loop_asks_with_the_width_of_its_model(kind, wide, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr("kdutils.core.machine.device", lambda: torch.device("cpu"))
+    make, seen = {"translation": translation_model, "masked_lm": masked_lm}[kind], []
+
+    class Looking(Method):
+        def loss(self, model, batch, counts, moment):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return {"loss": model.get_output_embeddings().weight.sum()}
+
+    net = make(tiny.VOCABULARY, width=wide, layers=1, heads=2, feedforward=16, max_length=16)
+    fit(net, Looking(), tiny.batches(), recipe(updates=1, precision="auto"))
+    assert seen and set(seen) == {wide >= 256}
 
 
 # ---------------------------------------------------------------- the recipe

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, DistilBertForMaskedLM, PreTrainedModel
+from transformers import DistilBertForMaskedLM, PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches
+from kdutils.models.build import load_config
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.distilbert.objective import smoothed_masking
 from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
@@ -48,7 +49,7 @@ SETTINGS = MaskedLM.settings_table.extended(
     data={"source": "paper: English Wikipedia and Toronto BookCorpus; here without the latter"},
     model={"source": "paper: BERT-base"},
     updates={"demo": 200, "study": 1000, "paper": 200_000, "source": f"ours; paper silent; {CODE}: 3 epochs"},
-    learning_rate={"demo": 6e-3, "source": f"paper silent; {CODE}, train.py 196: 5e-4"},
+    learning_rate={"demo": 6e-3, "pretrained": 5e-4, "source": f"paper silent; {CODE}, train.py 196: 5e-4"},
     warmup={"demo": 10, "study": 50, "paper": 10_000, "source": f"paper silent; {CODE}, train.py: 5 % of the updates"},
     schedule={"source": f"paper silent; {CODE}, distiller.py 149: linear"},
     weight_decay={"demo": 0.0, "study": 0.0, "paper": 0.0, "source": f"paper silent; {CODE}, train.py 197: 0"},
@@ -75,9 +76,17 @@ class Pretraining(MaskedLM):
     def check(self, seed: int) -> None:
         super().check(seed)
         s = self.settings
-        layers_to_take(teacher_shape(s)[0], s.student_layers)
         if s.student_width < 0 or s.student_feedforward < 0:
             raise UserError("student_width and student_feedforward are sizes, or 0 for those of the teacher.")
+        config = self.model(seed).config
+        student_config(config, s.student_layers, s.student_width, s.student_feedforward)
+        layers_to_take(config.num_hidden_layers, s.student_layers)
+        layers, width, feedforward = config.num_hidden_layers, config.hidden_size, config.intermediate_size
+        if (layers, width, feedforward) != teacher_shape(s)[:3]:  # of the hub: what is counted must be what is trained
+            raise UserError(
+                f"The teacher '{s.model}' has another shape than the settings, by which its cost is counted: set "
+                f"layers={layers} width={width} feedforward={feedforward}."
+            )
         second(s), exams.check(s)
 
 
@@ -105,13 +114,14 @@ def taught_student(trial: Trial) -> DistilBertForMaskedLM:
     return initialise_student(pretrained_teacher(trial), student, **options)
 
 
-def teacher_shape(settings: Settings) -> tuple[int, int, int]:
-    """Layers, width and feed-forward size of the teacher: of the settings, or of the model in a folder."""
+def teacher_shape(settings: Settings) -> tuple[int, int, int, int]:
+    """Layers, width, feed-forward size and vocabulary of the teacher: of the settings, or of the model in a folder."""
     if not settings.model or not Path(settings.model).is_dir():
-        return settings.layers, settings.width, settings.feedforward
-    config = AutoConfig.from_pretrained(settings.model)
+        words = settings.vocab_size or 30_522  # where no size is given they are those of BERT
+        return settings.layers, settings.width, settings.feedforward, words
+    config = load_config(settings.model)
     student_config(config, 1)  # refuses what is not a BERT
-    return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    return config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size
 
 
 def passes(settings: Settings) -> float:
@@ -120,12 +130,12 @@ def passes(settings: Settings) -> float:
     A trained network is passed three times (forward, and backward by inputs and by weights), the teacher once. The
     masked LM projects the masked positions onto the vocabulary; the soft targets need all, of student and teacher.
     """
-    s, (layers, size, inner) = settings, teacher_shape(settings)
+    s, (layers, size, inner, words) = settings, teacher_shape(settings)
     width, feedforward = s.student_width or size, s.student_feedforward or inner
     student = s.student_layers * (4 * width**2 + 2 * width * feedforward)
     teacher = layers * (4 * size**2 + 2 * size * inner)
-    asked = s.mask_probability * (s.vocab_size or 30_522)  # where no size is given the words are those of BERT
-    projected = asked if s.restrict_to_mask else asked / s.mask_probability
+    asked = s.mask_probability * words
+    projected = asked if s.restrict_to_mask else words
     return (3 * (student + projected * width) + teacher + projected * size) / (3 * (student + asked * width))
 
 
@@ -133,7 +143,7 @@ def copying(method):
     """The method of an arm that starts from its teacher's layers: refused at once where their sizes differ."""
 
     def checked(settings: Settings) -> Method:
-        _, width, inner = teacher_shape(settings)
+        _, width, inner, _ = teacher_shape(settings)
         if settings.student_width not in (0, width) or settings.student_feedforward not in (0, inner):
             raise UserError("A student of another width cannot start from its teacher: train the arm random_init only.")
         return method(settings)

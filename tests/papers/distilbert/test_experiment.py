@@ -11,7 +11,7 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM, DistilBertForMas
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Settings
-from kdutils.models.build import parameter_count
+from kdutils.models.build import masked_lm, parameter_count
 from kdutils.papers.distilbert.claims import CLAIMS, shape_ratio
 from kdutils.papers.distilbert.experiment import ARMS, EXPERIMENTS, Pretraining, passes
 from kdutils.papers.distilbert.method import TripleLoss
@@ -224,10 +224,11 @@ def test_the_longer_baseline_computes_as_much_as_the_triple_loss(metrics, task):
     assert EXPERIMENT.arm("distilbert").method(task.settings).passes == passes(task.settings)
 
 
-def test_equal_compute_counts_the_layers_of_a_teacher_in_a_folder(task, runs):
+def test_equal_compute_counts_the_layers_and_words_of_a_teacher_in_a_folder(task, runs):
     named = chosen(model=str(exported(task, runs, "teacher")), layers=40)  # it has two, whatever the settings say
-    recipe = EXPERIMENT.arm("baseline_compute").recipe
-    assert recipe(named) == recipe(task.settings)
+    recipe, words = EXPERIMENT.arm("baseline_compute").recipe, len(task.tokenizer)  # fewer than were asked for
+    assert recipe(named) == recipe(task.settings.changed(vocab_size=words))
+    assert passes(named) == passes(task.settings.changed(vocab_size=words)) != passes(task.settings)
 
 
 def test_training_draws_rare_tokens_more_often_and_looking_does_not(task):
@@ -340,6 +341,41 @@ def refused(changes: dict, place: Path, arms=None) -> str:
 )
 def test_bad_settings_are_refused_with_one_sentence(change, words, tmp_path):
     assert words in refused(change, tmp_path / "runs")
+
+
+def test_a_width_that_the_heads_do_not_divide_is_found_before_the_teacher_is_trained(tmp_path):
+    wrong = chosen(student_width=9, alpha_cos=0.0)
+    assert "student_width is 9" in refused(wrong, tmp_path / "runs", ["random_init"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"downstream_dropout": -1.0}, "downstream_dropout is -1.0"),
+        ({"mask_probability": 0.0}, "masking probability is 0.0"),
+        ({"mask_probability": float("nan")}, "masking probability is nan"),
+    ],
+)
+def test_rates_that_are_none_are_refused_however_they_came_into_the_settings(change, words, tmp_path):
+    settings = chosen().changed(**change)
+    assert words in refused(settings, tmp_path / "runs")
+    for arm in ARMS:
+        arm.method(settings)  # made before the check, where nothing may be divided by a share of 0
+
+
+def test_a_teacher_of_another_shape_than_is_counted_is_refused(task, monkeypatch):
+    other = masked_lm(len(task.tokenizer), width=8, layers=1, heads=2, feedforward=12, max_length=48)
+    monkeypatch.setattr(task, "_model", lambda: other)  # as one of the hub may be
+    with pytest.raises(UserError, match="set layers=1 width=8 feedforward=12") as caught:
+        task.check(1)
+    one_sentence(caught.value)
+
+
+def test_students_of_a_pretrained_teacher_learn_at_a_rate_for_it(task, runs):
+    given = {name: value for name, value in TINY.items() if not name.startswith("downstream")}
+    named = resolve(EXPERIMENTS, "demo", {**given, "model": str(exported(task, runs, "teacher"))})["masked_lm"]
+    assert (named.learning_rate, named.downstream_learning_rate) == (5e-4, 5e-5)
+    assert (chosen().learning_rate, chosen().downstream_learning_rate) == (6e-3, 1e-3)
 
 
 @pytest.mark.parametrize("wrong", [{"model": "distilbert"}, {"student_layers": 0}, {"student_feedforward": -3}])
