@@ -51,14 +51,14 @@ def with_last_weights(records: Sequence[Record]) -> list[Record]:
     swapped = []
     for record in records:
         arms = {}
-        for name, arm in record["arms"].items():
+        for name, arm in record.get("arms", {}).items():
             metrics = arm.get("metrics", {})
             last = {metric.removeprefix("last_"): x for metric, x in metrics.items() if metric.startswith("last_")}
             if not last:
                 return []
             arms[name] = {**arm, "metrics": {**metrics, **last}}
         swapped.append({**record, "arms": arms})
-    return swapped
+    return swapped if any(record["arms"] for record in swapped) else []
 
 
 def plateau(arm: str, metric: str, share: float = 0.2) -> Measure:
