@@ -112,7 +112,7 @@ def train(options: argparse.Namespace) -> None:
             experiment.arm(arm).method(settings)
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
-            results.free_place({**key, "overrides": settings.overrides}, options.results)
+            results.free_path({**key, "overrides": settings.overrides}, options.results)
     _in_parallel(options, options.paper)
     for experiment in chosen:
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())

@@ -73,7 +73,7 @@ def execute(
     after it for a failure, in the words of the notebook; Paused when the time guard stopped it.
     """
     # torch, which a list of the papers does without
-    from kdutils.study.experiment import PLACES, checked_seeds, resolve
+    from kdutils.study.experiment import FOLDERS, checked_seeds, resolve
 
     paper, notebook = load(name), notebook_of(name)
     if notebook is None:
@@ -82,7 +82,7 @@ def execute(
     settings = resolve(paper.EXPERIMENTS, preset, overrides, tasks)
     for key in overrides:  # a notebook is executed in its own folder, where a relative path would mean another place
         task, _, setting = key.rpartition(".")
-        if setting in PLACES:
+        if setting in FOLDERS:
             overrides[key] = next(one[setting] for of, one in settings.items() if task in ("", of) and setting in one)
     parameters = {"preset": preset, "runs": str(Path(runs).resolve())}
     parameters |= {"overrides": overrides} if overrides else {}

@@ -1,8 +1,8 @@
 """What a paper may change about training: the loss of a batch, and teachers, averages and schedules around it.
 
 >>> class Halved(Method):
-...     def loss(self, model, batch, counts, moment):
-...         terms = super().loss(model, batch, counts, moment)
+...     def loss(self, model, batch, counts, step):
+...         terms = super().loss(model, batch, counts, step)
 ...         return {**terms, "loss": terms["loss"] / 2}
 """
 
@@ -20,7 +20,7 @@ from kdutils.models.forward import counted_logits
 
 
 @dataclass(frozen=True)
-class Moment:
+class Step:
     """Where in the training a loss is computed."""
 
     update: int  # the update under way, counted from 1
@@ -55,25 +55,23 @@ class Method:
         """What the terms of the loss are averaged over, known before any forward pass."""
         return {"targets": batch["targets"].numel()}
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         """The terms of the loss; "loss" is differentiated, the others are logged."""
         logits = counted_logits(model, batch)
         total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
         return {"loss": total / counts["targets"]}
 
-    def look(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    def extra_scores(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         """Scores of the networks beside the model on held-out batches, with dropout off; {} where there are none.
 
         They join the validation scores at every evaluation, and those of the test with "test_" before their names.
         """
         return {}
 
-    def after_update(self, model: nn.Module, moment: Moment) -> None:
+    def after_update(self, model: nn.Module, step: Step) -> None:
         """Called after every update: averages of weights are renewed here."""
 
-    def after_evaluation(self, model: nn.Module, scores: dict[str, float], moment: Moment) -> None:
+    def after_evaluation(self, model: nn.Module, scores: dict[str, float], step: Step) -> None:
         """Called after every evaluation: teachers are replaced here."""
 
     def state(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from kdutils.papers.distilbert import method as methods
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.distilbert.objective import triple_loss
 from kdutils.papers.distilbert.student import student_config
-from kdutils.training.method import Moment
+from kdutils.training.method import Step
 from tests import oracles
 from tests.corpus_files import TEXTS
 from tests.oracles import Objective, ObjectiveBattery, assert_near, complex_step, evaluate, example, run
@@ -249,7 +249,7 @@ def test_the_teacher_decides_the_gradient_and_gets_none():
 
 # ---------------------------------------------------------------- the method, on a tiny pair
 
-NOW, LATER = Moment(1, 10, 0, logged=True), Moment(2, 10, 0, logged=False)
+NOW, LATER = Step(1, 10, 0, logged=True), Step(2, 10, 0, logged=False)
 SMALL = {"width": 8, "heads": 2, "feedforward": 8, "dropout": 0.0}
 INPUTS = ("input_ids", "attention_mask")
 
