@@ -91,8 +91,8 @@ def run(options: argparse.Namespace) -> None:
         owned = {runner.notebook_of(name) for name in runner.names()}
         for notebook in runner.all_notebooks():
             if notebook not in owned:  # 00, last: it draws the board of what the others have left
-                place = Path(options.runs) / notebook.stem / notebook.name
-                runner.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, place)
+                output = Path(options.runs) / notebook.stem / notebook.name
+                runner.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, output)
 
 
 def train(options: argparse.Namespace) -> None:

@@ -88,11 +88,11 @@ def execute(
     parameters |= {"overrides": overrides} if overrides else {}
     parameters |= {"tasks": list(tasks)} if tasks else {}
     label = digest({task: one.digest for task, one in settings.items()})[:8]
-    place = Path(runs) / name / f"{preset}-{label}"
+    folder = Path(runs) / name / f"{preset}-{label}"
 
     def one(file_name: str, **more: Any) -> Path:
         limit = {"max_minutes": left()} if max_minutes else {}
-        return run_notebook(notebook, {**parameters, **more, **limit}, place / file_name)
+        return run_notebook(notebook, {**parameters, **more, **limit}, folder / file_name)
 
     if seeds is None:
         return one(notebook.name)

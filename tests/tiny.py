@@ -52,7 +52,7 @@ from kdutils.training.method import Method
 VOCABULARY = 24
 HOME = Path(__file__).resolve().parents[1]
 
-# What an experiment needs at least, for those who go through `experiments.run`.
+# What an experiment needs at least, for those who go through `study.running.run`.
 SMALL = {
     "train_rows": 40, "validation_rows": 10, "test_rows": 10, "updates": 6, "warmup": 2, "eval_every": 2,
     "log_every": 2, "checkpoint_every": 3, "width": 16, "heads": 2, "layers": 1, "feedforward": 16, "precision": "fp32",

@@ -39,7 +39,7 @@ SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, whatever the method: the optimiser, its schedule, and when to look."""
+    """How a model is trained, whatever the method: the optimiser, its schedule, and when to evaluate."""
 
     updates: int = 400  # 0: the model is taken as it is
     learning_rate: float = 3e-3
@@ -375,7 +375,7 @@ class _Loop:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
             named = set()  # best-00000400, of the model and of those beside it
-            for path in self.checkpoints.names():
+            for path in self.checkpoints.finished():
                 with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged one, which needs none
                     named.add(str(read_json(path / "facts.json")["at"]["best"]["file"]).partition(".")[0])
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):

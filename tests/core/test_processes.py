@@ -24,8 +24,8 @@ from tests.tiny import BESIDE, HOME, METHODS, one_sentence
 
 WHO = """
 import os
-from kdutils.errors import UserError
-from kdutils.processes import main_process
+from kdutils.core.errors import UserError
+from kdutils.core.processes import main_process
 try:
     said = main_process()
 except UserError as error:

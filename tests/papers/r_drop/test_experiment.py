@@ -1,4 +1,4 @@
-"""R-Drop as a training method and as an experiment; its objective is in test_r_drop_objective.py."""
+"""R-Drop as a training method and as an experiment; its objective is in test_objective.py."""
 
 from __future__ import annotations
 

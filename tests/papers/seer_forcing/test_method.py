@@ -1,4 +1,4 @@
-"""Seer Forcing as a training method and as an experiment; its objective is in test_seer_forcing_objective.py."""
+"""Seer Forcing as a training method and as an experiment; its objective is in test_objective.py."""
 
 from __future__ import annotations
 
