@@ -45,7 +45,8 @@ class Arm:
     """One way of training in a comparison: a method, how its recipe departs from the settings, where it starts.
 
     `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
-    gives a fixed network; it is found as `Method.teacher` and never trained.
+    gives a fixed network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as
+    `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
     """
 
     name: str

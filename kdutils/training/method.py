@@ -38,7 +38,9 @@ class Method:
 
     name = "baseline"
     passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
-    teacher: nn.Module | None = None  # a fixed network to learn from, set before training; not saved with the run
+    # a fixed network to learn from, set before training, which puts it on the device, in evaluation mode and without
+    # gradients; not saved with the run
+    teacher: nn.Module | None = None
 
     def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
         nll_formula(torch.zeros(0, dtype=torch.long), 2, epsilon, convention)  # refuses what it cannot compute
@@ -56,7 +58,7 @@ class Method:
         return {"targets": batch["targets"].numel()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
-        """The terms of the loss; "loss" is differentiated, the others are logged."""
+        """The terms of the loss; "loss" is differentiated, the others are logged. counts: of the whole update."""
         logits = counted_logits(model, batch)
         total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
         return {"loss": total / counts["targets"]}
