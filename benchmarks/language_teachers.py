@@ -24,7 +24,7 @@ from kdutils.core import machine
 from kdutils.core.files import write_json
 from kdutils.models import build
 from kdutils.papers.lssd.method import LSSD
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 HERE, LANGUAGES = Path(__file__).parent, (1, 2, 4, 8, 16)
 
@@ -55,7 +55,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     taught.attach(model)
     for epoch in range(count + 2):  # language i is best in epoch i + 1, the first in the first
         scores = {f"smoothed_loss_{one}": float(epoch != number) for number, one in enumerate(languages)}
-        taught.after_evaluation(model, scores, Moment(1, 1, epoch, logged=False))
+        taught.after_evaluation(model, scores, Step(1, 1, epoch, logged=False))
     steppers = [stepper(model, batch, Method(0.1, "others"), turn), stepper(model, batch, taught, turn)]
     ratios, seconds = ratio(*steppers, options.repeats)
     quartiles, memory = statistics.quantiles(ratios, n=4), taught.copies.megabytes()
@@ -73,7 +73,7 @@ def stepper(model: torch.nn.Module, batch: dict[str, Any], method: Method, turn:
 
     def step() -> None:
         one = {**batch, "language": next(turn)}
-        method.loss(model, one, method.count(one), Moment(1, 1, 0, logged=False))["loss"].backward()
+        method.loss(model, one, method.count(one), Step(1, 1, 0, logged=False))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
         if machine.device().type == "cuda":

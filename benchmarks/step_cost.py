@@ -34,7 +34,7 @@ from kdutils.data.batches import collate_classification, collate_translation
 from kdutils.models import build
 from kdutils.papers.distilbert.student import student_config
 from kdutils.study.experiment import Experiment
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 HERE = Path(__file__).parent
 
@@ -98,12 +98,12 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     method.attach(model)
     for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
-        method.after_evaluation(model, scores, Moment(1, 1, 0, logged=False))
+        method.after_evaluation(model, scores, Step(1, 1, 0, logged=False))
     trained = (p for module in (model, *method.modules().values()) for p in module.parameters() if p.requires_grad)
     optimizer = torch.optim.AdamW(list(trained), lr=1e-4, fused=True)
 
     def step() -> None:
-        terms = method.loss(model, batch, method.count(batch), Moment(1, 1, 0, logged=False))
+        terms = method.loss(model, batch, method.count(batch), Step(1, 1, 0, logged=False))
         terms["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()

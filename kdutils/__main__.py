@@ -91,8 +91,8 @@ def run(options: argparse.Namespace) -> None:
         owned = {runner.notebook_of(name) for name in runner.names()}
         for notebook in runner.all_notebooks():
             if notebook not in owned:  # 00, last: it draws the board of what the others have left
-                place = Path(options.runs) / notebook.stem / notebook.name
-                runner.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, place)
+                output = Path(options.runs) / notebook.stem / notebook.name
+                runner.run_notebook(notebook, {"runs": str(Path(options.runs).resolve())}, output)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def train(options: argparse.Namespace) -> None:
             experiment.arm(arm).method(settings)
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
-            results.free_place({**key, "overrides": settings.overrides}, options.results)
+            results.free_path({**key, "overrides": settings.overrides}, options.results)
     _in_parallel(options, options.paper)
     for experiment in chosen:
         records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())

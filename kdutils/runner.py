@@ -73,7 +73,7 @@ def execute(
     after it for a failure, in the words of the notebook; Paused when the time guard stopped it.
     """
     # torch, which a list of the papers does without
-    from kdutils.study.experiment import PLACES, checked_seeds, resolve
+    from kdutils.study.experiment import FOLDERS, checked_seeds, resolve
 
     paper, notebook = load(name), notebook_of(name)
     if notebook is None:
@@ -82,17 +82,17 @@ def execute(
     settings = resolve(paper.EXPERIMENTS, preset, overrides, tasks)
     for key in overrides:  # a notebook is executed in its own folder, where a relative path would mean another place
         task, _, setting = key.rpartition(".")
-        if setting in PLACES:
+        if setting in FOLDERS:
             overrides[key] = next(one[setting] for of, one in settings.items() if task in ("", of) and setting in one)
     parameters = {"preset": preset, "runs": str(Path(runs).resolve())}
     parameters |= {"overrides": overrides} if overrides else {}
     parameters |= {"tasks": list(tasks)} if tasks else {}
     label = digest({task: one.digest for task, one in settings.items()})[:8]
-    place = Path(runs) / name / f"{preset}-{label}"
+    folder = Path(runs) / name / f"{preset}-{label}"
 
     def one(file_name: str, **more: Any) -> Path:
         limit = {"max_minutes": left()} if max_minutes else {}
-        return run_notebook(notebook, {**parameters, **more, **limit}, place / file_name)
+        return run_notebook(notebook, {**parameters, **more, **limit}, folder / file_name)
 
     if seeds is None:
         return one(notebook.name)

@@ -52,7 +52,7 @@ from kdutils.training.method import Method
 VOCABULARY = 24
 HOME = Path(__file__).resolve().parents[1]
 
-# What an experiment needs at least, for those who go through `experiments.run`.
+# What an experiment needs at least, for those who go through `study.running.run`.
 SMALL = {
     "train_rows": 40, "validation_rows": 10, "test_rows": 10, "updates": 6, "warmup": 2, "eval_every": 2,
     "log_every": 2, "checkpoint_every": 3, "width": 16, "heads": 2, "layers": 1, "feedforward": 16, "precision": "fp32",
@@ -115,7 +115,7 @@ class Averaged(Method):
     def modules(self) -> dict[str, nn.Module]:
         return {"head": self.head}
 
-    def loss(self, model, batch, counts, moment):
+    def loss(self, model, batch, counts, step):
         logits = counted_logits(model, batch)
         with torch.no_grad():
             fixed = counted_logits(self.teacher, batch)
@@ -128,11 +128,11 @@ class Averaged(Method):
         }
 
     @torch.no_grad()
-    def after_update(self, model, moment) -> None:
+    def after_update(self, model, step) -> None:
         for mean, new in zip(self.teacher.parameters(), model.parameters(), strict=True):
             mean.lerp_(new, 0.2)
 
-    def after_evaluation(self, model, scores, moment) -> None:
+    def after_evaluation(self, model, scores, step) -> None:
         self.losses.append(scores["loss"])
         self.weight *= 0.9
 
@@ -160,7 +160,7 @@ def train(folder: str | Path | None, method: str | Method = "baseline", dropout:
     """Trains the same model on the same batches from the same random state; `.model` is what came out."""
     chosen = {**METHODS, **BESIDE}[method]() if isinstance(method, str) else method
     options = {name: changes.pop(name) for name in ("until", "identity", "evaluate") if name in changes}
-    options.setdefault("evaluate", lambda net: {**scores(net), **chosen.look(net, held_out())})
+    options.setdefault("evaluate", lambda net: {**scores(net), **chosen.extra_scores(net, held_out())})
     with seeded(7):
         net = model(dropout)
         fitted = fit(net, chosen, batches(), recipe(**changes), folder=folder, **options)

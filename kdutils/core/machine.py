@@ -218,17 +218,17 @@ def _device() -> Iterator[Finding]:
 
 
 def _disk(runs: Path) -> Iterator[Finding]:
-    place = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
-    if not place.is_dir():
-        yield "runs folder", "missing", f"{place} is a file: choose another with --runs"
+    folder = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
+    if not folder.is_dir():
+        yield "runs folder", "missing", f"{folder} is a file: choose another with --runs"
         return
-    free = shutil.disk_usage(place).free / 2**30
-    yield "disk", "ok" if free > 1 else "note", f"{free:.1f} GiB free at {place}"
+    free = shutil.disk_usage(folder).free / 2**30
+    yield "disk", "ok" if free > 1 else "note", f"{free:.1f} GiB free at {folder}"
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=folder):
             yield "runs folder", "ok", f"{runs} can be written"
     except OSError:
-        yield "runs folder", "missing", f"{place} cannot be written: choose another with --runs"
+        yield "runs folder", "missing", f"{folder} cannot be written: choose another with --runs"
 
 
 def _hub() -> Iterator[Finding]:

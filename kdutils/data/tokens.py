@@ -138,8 +138,8 @@ class Examples(Sequence):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, place: int | slice) -> Any:
-        chosen = range(self._count)[place]
+    def __getitem__(self, index: int | slice) -> Any:
+        chosen = range(self._count)[index]
         if isinstance(chosen, range):
             return self if chosen == range(self._count) else Examples(self[i] for i in chosen)
         ids = {name: all_ids[slice(*self._ends[name][chosen : chosen + 2])] for name, all_ids in self._ids.items()}

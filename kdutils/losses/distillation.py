@@ -18,7 +18,7 @@ from torch import Tensor
 from kdutils.core.errors import UserError
 from kdutils.losses.divergences import (
     Formula,
-    check_places,
+    check_positions,
     counted_rows,
     kl_divergence,
     precision,
@@ -61,7 +61,7 @@ def cosine_loss(
     if student_hidden.shape != teacher_hidden.shape:
         shapes = f"{tuple(student_hidden.shape)} and {tuple(teacher_hidden.shape)}"
         raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
-    check_places(student_hidden.shape[:-1], mask, reduction)
+    check_positions(student_hidden.shape[:-1], mask, reduction)
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
     counted = torch.ones(student_hidden.shape[:-1], dtype=torch.bool) if mask is None else mask.bool()
     counted = counted.to(student_hidden.device)
@@ -90,14 +90,17 @@ class FixedTeacher:
 
     def scores(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """The logits (n, V) of some positions, -inf for words that it does not use."""
+        # z, -inf for banned words: (n, V)
         z = self.logits[rows].to(dtype)
         return z if self.banned is None else torch.where(self.banned, -math.inf, z)
 
     def probabilities(self, rows: Tensor | slice, dtype: torch.dtype) -> Tensor:
         """q (n, V) of some positions."""
+        # q = softmax(z): (n, V)
         q = self.scores(rows, dtype).softmax(-1)
         if not self.top_k or self.top_k >= q.shape[-1]:
             return q
+        # q where it is among the K largest, else 0: (n, V)
         largest = q.topk(self.top_k, dim=-1)
         return torch.zeros_like(q).scatter_(-1, largest.indices, largest.values)
 
@@ -119,7 +122,7 @@ def gated_distillation(
     weights: (a, b). Only the student's logits have a gradient. Raises UserError for an unknown reduction or a mask of
     another shape.
     """
-    check_places(targets.shape, mask, reduction)
+    check_positions(targets.shape, mask, reduction)
     rows, (a, b), exact = counted_rows(targets.shape, mask), weights, precision(logits, teacher.logits)
     nll.check(rows, logits.shape[-1])
     # log p*, log q*: (2, N), zeros where nothing counts; a gate may need those of a whole sentence
@@ -127,9 +130,9 @@ def gated_distillation(
     with torch.no_grad():
         flat = logits.reshape(-1, logits.shape[-1])
         for some in slices(rows, 2 * logits.shape[-1], logits.device):
-            places = targets.reshape(-1)[some, None]
+            index = targets.reshape(-1)[some, None]
             for i, z in enumerate((flat[some].to(exact), teacher.scores(some, exact))):
-                right[i, some] = z.log_softmax(-1).gather(-1, places)[:, 0]
+                right[i, some] = z.log_softmax(-1).gather(-1, index)[:, 0]
         # b g_t: (N,)
         numbers = torch.arange(len(flat), device=logits.device)[rows]
         shares = torch.zeros_like(right[0]).index_copy(0, numbers, b * gates(*right[:, rows], numbers))
@@ -145,7 +148,9 @@ class _GatedDistillation(Formula):
         self.nll, self.teacher, self.a, self.shares, self.check = nll, teacher, a, shares, nll.check
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        # q: (n, V)
         q = self.teacher.probabilities(rows, logp.dtype)
+        # a CE - b g <q, log p>: (n,)
         return self.a * self.nll.value(rows, logp) - self.shares[rows] * (q * logp[0]).sum(-1)
 
     def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:

@@ -177,7 +177,9 @@ class _XDivergence(Formula):
     """(1/K) sum_k <p_k, d_k> with d_k = log p_k - mean_k log p_k."""
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        # d_k over its share: (K, n, V), or (n, V) for two passes
         apart, share = _centred(logp)
+        # (1/K) sum_k <p_k, d_k>: (n,)
         return (share * (logp.exp() * apart).sum(-1, keepdim=True)).mean(0)[..., 0]
 
     def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,6 +198,7 @@ class _JensenShannon(Formula):
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
         # f_k: (K, n, V)
         f = logp - (logp.logsumexp(0) - math.log(len(logp)))
+        # (1/K) sum_k <p_k, f_k>: (n,)
         return (logp.exp() * f).sum(-1).mean(0)
 
 
@@ -206,6 +209,7 @@ class _Kl(Formula):
         self.entropy = entropy
 
     def value(self, rows: Tensor | slice, logp: Tensor, logq: Tensor) -> Tensor:
+        # <p, f>: (n,)
         return (logp.exp() * self._f(logp, logq)).sum(-1)[0]
 
     def value_and_slope(
@@ -222,13 +226,17 @@ class _Kl(Formula):
 
 
 class _WeightedSum(Formula):
+    """sum_i w_i formula_i at a position."""
+
     def __init__(self, terms: Sequence[tuple[float, Formula]]) -> None:
         self.terms = terms
 
     def value(self, rows: Tensor | slice, logp: Tensor) -> Tensor:
+        # sum_i w_i formula_i: (n,)
         return sum(weight * term.value(rows, logp) for weight, term in self.terms)
 
     def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        # sum_i w_i formula_i: (n,), and its slope, in the buffer of the first term: (K, n, V)
         value, slope = 0.0, None
         for weight, term in self.terms:
             one, its_slope = term.value_and_slope(rows, logp, p)
@@ -274,7 +282,7 @@ def rowwise(
     shape = logits[0].shape[1:-1]
     for other in logits[1:]:
         _same_shape(logits[0], other)
-    check_places(shape, mask, reduction)
+    check_positions(shape, mask, reduction)
     # where nothing can be learned, nothing has a slope
     flat = [(z if torch.is_grad_enabled() else z.detach()).reshape(len(z), -1, z.shape[-1]) for z in logits]
     rows = counted_rows(shape, mask)
@@ -321,6 +329,7 @@ class _Rowwise(torch.autograd.Function):
 
 def log_and_probabilities(z: Tensor) -> tuple[Tensor, Tensor]:
     """log p and p of rows of logits (..., V), by one exponential; what all of a row have in common goes exactly."""
+    # p = softmax(z): (..., V)
     p = z.softmax(-1)
     # log p(v) = (z(v) - max z) + log max p: (..., V)
     return (z - z.amax(-1, keepdim=True)).add_(p.amax(-1, keepdim=True).log_()), p
@@ -352,7 +361,7 @@ def slices(
     return iter(rows.split(step) if len(rows) else ())
 
 
-def check_places(shape: tuple[int, ...], mask: Tensor | None, reduction: str) -> None:
+def check_positions(shape: tuple[int, ...], mask: Tensor | None, reduction: str) -> None:
     """Raises UserError for a mask that is not of the positions' shape, and for an unknown reduction."""
     if reduction not in ("mean", "sum", "none"):
         raise UserError(f"There is no reduction '{reduction}'. Known: mean, sum, none.")
@@ -370,7 +379,7 @@ def reduced(values: Tensor, reduction: str) -> Tensor:
 
     Raises UserError for another reduction.
     """
-    check_places(values.shape, None, reduction)
+    check_positions(values.shape, None, reduction)
     if reduction == "none":
         return values
     return values.sum() / (max(values.numel(), 1) if reduction == "mean" else 1)

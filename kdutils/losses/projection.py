@@ -119,16 +119,20 @@ def _add_hard(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> 
 
 
 def _add_products(grads: list[Tensor | None], some: slice, slope: Tensor, inputs: Tensor, matrix: Tensor) -> None:
+    """The chain rule through z = W h + b: a slice's slope (n, V) becomes its part of the gradients, in place."""
     to_hidden, to_weight, to_bias = grads
     narrow = slope.to(matrix.dtype)
     if to_hidden is not None:
+        # slope W: (n, d)
         to_hidden[some] = narrow @ matrix
     if to_weight is not None and to_weight.dtype == narrow.dtype:
+        # ... + slope^T h: (V, d)
         to_weight.addmm_(narrow.T, inputs)
     elif to_weight is not None:
         shrink = _room(slope, inputs)
         to_weight += ((slope * shrink).to(matrix.dtype).T @ inputs).to(to_weight.dtype) / shrink
     if to_bias is not None:
+        # ... + sum_n slope: (V,)
         to_bias += slope.sum(0)
 
 

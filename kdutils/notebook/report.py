@@ -288,20 +288,6 @@ def _safe(value: Any) -> Any:
 HTML, MARKDOWN = tables.TEMPLATES, tables.TEMPLATES.overlay(finalize=_safe)
 
 
-def render_markdown(
-    entries: Sequence[Entry], claims: Claims, notebooks: Sequence[dict] = (), folder: Path = Path("runs")
-) -> str:
-    """The report as Markdown with tables."""
-    return MARKDOWN.get_template("report.md.j2").render(_page(entries, claims, notebooks, folder))
-
-
-def render_html(
-    entries: Sequence[Entry], claims: Claims, notebooks: Sequence[dict] = (), folder: Path = Path("runs")
-) -> str:
-    """The report as one HTML file: no scripts, nothing loaded from elsewhere, all text escaped."""
-    return HTML.get_template("report.html.j2").render(_page(entries, claims, notebooks, folder))
-
-
 def _page(entries: Sequence[Entry], claims: Claims, notebooks: Sequence[dict], folder: Path) -> dict[str, Any]:
     groups = grouped(entries)
     broken = [[_relative(entry.path, folder), entry.error] for entry in entries if entry.record is None]

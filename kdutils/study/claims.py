@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from kdutils.core.errors import UserError, unknown
-from kdutils.study.measures import Record, Values, _number, with_last_weights
+from kdutils.study.measures import Record, Values, as_float, with_last_weights
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run"
@@ -217,15 +217,10 @@ def about(claims: Iterable[Claim], task: str) -> list[Claim]:
     return [claim for claim in claims if claim.task in ("", task)]
 
 
-def grade_all(claims: Iterable[Claim], records: Sequence[Record]) -> list[Grade]:
-    """Grades each claim from the same records."""
-    return [grade(claim, records) for claim in claims]
-
-
 def _difference(number) -> float:
     if isinstance(number, Sequence):
-        return _number(number[0]) - _number(number[1])
-    return _number(number)
+        return as_float(number[0]) - as_float(number[1])
+    return as_float(number)
 
 
 def _judge(claim: Claim, values: Values, low: float, high: float) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """Downstream exams: a pre-trained encoder is fine-tuned on classification tasks, and the scores are averaged.
 
->>> scores = examine("runs/.../student/model", settings, seed=1, place=Path("runs/.../student"))
+>>> scores = examine("runs/.../student/model", settings, seed=1, folder=Path("runs/.../student"))
 >>> scores["exam_macro"]                                       # points, the plain mean over the tasks
 
 The tasks, and how long and how fast they are learnt, are settings (`SETTINGS`), the same for every model. Each
@@ -105,7 +105,7 @@ def examine(
     model: str | Path,
     settings: Settings,
     seed: int,
-    place: Path,
+    folder: Path,
     prefix: str = "exam_",
     method: MethodOf = lambda name, number: Method(),
     keep: bool = False,
@@ -121,7 +121,7 @@ def examine(
     for source in settings.downstream:
         name = task_name(source)
         found = [
-            _finetune(model, source, settings, seed, number, finetuning_place(place, prefix, name, number),
+            _finetune(model, source, settings, seed, number, finetuning_folder(folder, prefix, name, number),
                       method(name, number), keep, until)
             for number in range(settings.downstream_seeds)
         ]  # fmt: skip
@@ -129,16 +129,16 @@ def examine(
     return {**points, f"{prefix}macro": statistics.fmean(points.values())}
 
 
-def finetuned(place: Path, name: str, number: int, prefix: str = "exam_") -> PreTrainedModel:
+def finetuned(folder: Path, name: str, number: int, prefix: str = "exam_") -> PreTrainedModel:
     """The model that an exam with `keep` has fine-tuned, in evaluation mode."""
-    folder = finetuning_place(place, prefix, name, number)
-    if not (folder / "model").exists():
-        raise UserError(f"There is no fine-tuned model in {folder}: train that arm first, or all arms together.")
-    return kept.load(folder, "classification")
+    own = finetuning_folder(folder, prefix, name, number)
+    if not (own / "model").exists():
+        raise UserError(f"There is no fine-tuned model in {own}: train that arm first, or all arms together.")
+    return kept.load(own, "classification")
 
 
-def finetuning_place(place: Path, prefix: str, name: str, number: int) -> Path:
-    return place / "downstream" / f"{prefix}{name}-{number}"
+def finetuning_folder(folder: Path, prefix: str, name: str, number: int) -> Path:
+    return folder / "downstream" / f"{prefix}{name}-{number}"
 
 
 def _test_split(source: str) -> str:
@@ -176,11 +176,11 @@ def exam_settings(model: str | Path, source: str, settings: Settings) -> Setting
 
 
 def _finetune(
-    model: str | Path, source: str, settings: Settings, seed: int, number: int, place: Path, method: Method,
+    model: str | Path, source: str, settings: Settings, seed: int, number: int, folder: Path, method: Method,
     keep: bool, until: float | None,
 ) -> float:  # fmt: skip
     """One fine-tuning in a folder of its own; returns the points on the test split."""
-    if kept.result(place) is None:
+    if kept.result(folder) is None:
         task = exam_task(model, source, settings)
         updates = max(1, settings.downstream_epochs * len(task.training_batches(seed)))
         recipe = task.recipe(
@@ -191,16 +191,16 @@ def _finetune(
         start = int(digest(seed, number)[:7], 16)
         classifier = task.model(start)
         kept.train(
-            classifier, method, task.training_batches(start), recipe, place, seed=start, cores=settings.threads,
+            classifier, method, task.training_batches(start), recipe, folder, seed=start, cores=settings.threads,
             evaluate=task.validate, identity=digest(settings.digest, seed, number), until=until,
             description=f"{task_name(source)}, seed {seed}",
         )  # fmt: skip
         if keep:
-            kept.export(place, classifier, task.tokenizer)
+            kept.export(folder, classifier, task.tokenizer)
         with evaluation_context(settings.precision, classifier):
             metrics = task.test(classifier) if main_process() else {}
-        kept.keep(place, {"metrics": metrics, "data": task.facts()})
-    return points_of(task_name(source), kept.result(place)["metrics"])
+        kept.keep(folder, {"metrics": metrics, "data": task.facts()})
+    return points_of(task_name(source), kept.result(folder)["metrics"])
 
 
 def points_of(name: str, metrics: dict[str, float]) -> float:

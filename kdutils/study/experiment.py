@@ -21,7 +21,7 @@ from kdutils.core.settings import Settings, Table
 from kdutils.tasks.base import Task
 from kdutils.training.method import Method
 
-PLACES = ("data", "model", "tokenizer", "downstream")  # settings that may name a folder
+FOLDERS = ("data", "model", "tokenizer", "downstream")  # settings that may name a folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Trial:
     task: Task
     arm: str
     seed: int
-    place: Path  # the arm's folder; those of the other arms of this seed lie beside it
+    folder: Path  # the arm's folder; those of the other arms of this seed lie beside it
     runs: Path  # the folder of all runs
     until: float | None = None  # a time.monotonic() moment to stop at
 
@@ -45,7 +45,8 @@ class Arm:
     """One way of training in a comparison: a method, how its recipe departs from the settings, where it starts.
 
     `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
-    gives a fixed network; it is found as `Method.teacher` and never trained.
+    gives a fixed network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as
+    `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
     """
 
     name: str
@@ -60,15 +61,15 @@ class Arm:
 class Experiment:
     """A paper's comparison on one task: the settings, the arms, and what is measured besides the task's scores.
 
-    `look` is taken at every evaluation, on the validation split. `exam` is held once, with the trained model, after
-    it was exported to `trial.place / "model"`; what it trains itself (a fine-tuning) goes under `trial.place`.
+    `extra_scores` are taken at every evaluation, on the validation split. `exam` is held once, with the trained model,
+    after it was exported to `trial.folder / "model"`; what it trains itself (a fine-tuning) goes under `trial.folder`.
     """
 
     paper: str
     task: type[Task]
     settings: Table
     arms: tuple[Arm, ...]
-    look: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
+    extra_scores: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
     exam: Callable[[Trial, PreTrainedModel], dict[str, float]] = field(default=lambda trial, model: {})
 
     @property
@@ -112,7 +113,7 @@ def resolve(
             shares[taker.name][setting] = value
     resolved = {e.name: e.settings.resolve(preset, shares[e.name]) for e in wanted}
     return {
-        task: settings.changed(**{name: absolute(settings[name]) for name in PLACES if name in settings})
+        task: settings.changed(**{name: absolute(settings[name]) for name in FOLDERS if name in settings})
         for task, settings in resolved.items()
     }
 
@@ -125,11 +126,11 @@ def absolute(value: Any) -> Any:
     """
     if isinstance(value, list):
         return [absolute(one) for one in value]
-    hub, place = ("hub:", value[4:]) if str(value).startswith("hub:") else ("", str(value))
-    if hub and not place.startswith((".", "/", "~")):
+    hub, path = ("hub:", value[4:]) if str(value).startswith("hub:") else ("", str(value))
+    if hub and not path.startswith((".", "/", "~")):
         return value  # owner/name
-    beginning = os.path.expanduser(place.partition("{pair}")[0])  # there may be a folder for each pair of languages
-    return hub + os.path.abspath(os.path.expanduser(place)) if place and os.path.isdir(beginning) else value
+    beginning = os.path.expanduser(path.partition("{pair}")[0])  # there may be a folder for each pair of languages
+    return hub + os.path.abspath(os.path.expanduser(path)) if path and os.path.isdir(beginning) else value
 
 
 def checked_seeds(seeds: Sequence[int]) -> list[int]:

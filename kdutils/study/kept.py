@@ -1,10 +1,10 @@
 """Train once, export, keep, load ever after: a folder for every network that a run trains.
 
->>> if kept.result(place) is None:                                     # not finished yet
-...     kept.train(model, method, batches, recipe, place, seed=1, evaluate=task.validate)
-...     kept.export(place, model, task.tokenizer)
-...     kept.keep(place, {"metrics": task.test(model)})
->>> model = kept.load(place, "masked_lm")
+>>> if kept.result(folder) is None:                                    # not finished yet
+...     kept.train(model, method, batches, recipe, folder, seed=1, evaluate=task.validate)
+...     kept.export(folder, model, task.tokenizer)
+...     kept.keep(folder, {"metrics": task.test(model)})
+>>> model = kept.load(folder, "masked_lm")
 
 `result.json` is written last: where it stands, everything that it speaks of is there and whole. It holds a digest of
 each exported file, so that one that changed afterwards is noticed when it is loaded.
@@ -38,62 +38,62 @@ from kdutils.training.loop import Fitted, Recipe, fit
 from kdutils.training.method import BatchPlan, Method
 
 
-def result(place: Path) -> dict[str, Any] | None:
+def result(folder: Path) -> dict[str, Any] | None:
     """What was kept in a folder, or None where nothing is finished."""
-    file = place / "result.json"
+    file = folder / "result.json"
     return read_json(file) if file.exists() else None
 
 
 def train(
-    model: nn.Module, method: Method, batches: BatchPlan, recipe: Recipe, place: Path, *, seed: int, cores: int = 0,
+    model: nn.Module, method: Method, batches: BatchPlan, recipe: Recipe, folder: Path, *, seed: int, cores: int = 0,
     **options: Any,
 ) -> Fitted:  # fmt: skip
     """`fit` in a folder, from a random state that the seed alone decides, on so many CPU cores (0: all)."""
     with seeded(seed), threads(cores):
-        return fit(model, method, batches, recipe, folder=place, **options)
+        return fit(model, method, batches, recipe, folder=folder, **options)
 
 
 def export(
-    place: Path,
+    folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     beside: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Writes the model and its tokenizer to `place / "model"`, as plain transformers load them.
+    """Writes the model and its tokenizer to `folder / "model"`, as plain transformers load them.
 
-    beside: networks that were trained with it; their weights go to `place / "beside"`.
+    beside: networks that were trained with it; their weights go to `folder / "beside"`.
     """
     if main_process():
-        with writing(place), build.quiet():
-            model.save_pretrained(place / "model")
-        save_tokenizer(tokenizer, place / "model")
-        shutil.rmtree(place / "beside", ignore_errors=True)  # half-written files of a process that was killed
+        with writing(folder), build.quiet():
+            model.save_pretrained(folder / "model")
+        save_tokenizer(tokenizer, folder / "model")
+        shutil.rmtree(folder / "beside", ignore_errors=True)  # half-written files of a process that was killed
         for name, network in (beside or {}).items():
-            save_weights(network, make_folder(place / "beside") / f"{name}.safetensors")
+            save_weights(network, make_folder(folder / "beside") / f"{name}.safetensors")
     processes().wait_for_everyone()
 
 
-def keep(place: Path, facts: Mapping[str, Any]) -> None:
+def keep(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes the result, after everything that it speaks of, and then drops what only the training needed."""
     if main_process():
-        write_json(place / "result.json", {**facts, "weights": weights_digest(place, "model", "beside")})
-        clear_run(place)
+        write_json(folder / "result.json", {**facts, "weights": weights_digest(folder, "model", "beside")})
+        clear_run(folder)
     processes().wait_for_everyone()
 
 
-def load(place: Path, kind: str) -> PreTrainedModel:
+def load(folder: Path, kind: str) -> PreTrainedModel:
     """The model that was exported to a finished folder, in evaluation mode, as plain transformers load it.
 
     Raises UserError when its weights are not those that were trained.
     """
-    check_weights(place, (result(place) or {}).get("weights") or {})
+    check_weights(folder, (result(folder) or {}).get("weights") or {})
     if main_process():
-        clear_run(place)  # what was left by a process that was killed before it came to that
-    return build.pretrained(str(place / "model"), kind).eval()
+        clear_run(folder)  # what was left by a process that was killed before it came to that
+    return build.pretrained(str(folder / "model"), kind).eval()
 
 
-def load_beside(place: Path, networks: Mapping[str, nn.Module]) -> None:
+def load_beside(folder: Path, networks: Mapping[str, nn.Module]) -> None:
     """Puts the weights of the networks that were exported beside a model into `networks`, which have their shapes."""
-    check_weights(place, (result(place) or {}).get("weights") or {})
+    check_weights(folder, (result(folder) or {}).get("weights") or {})
     for name, network in networks.items():
-        load_weights(network.eval(), place / "beside" / f"{name}.safetensors")
+        load_weights(network.eval(), folder / "beside" / f"{name}.safetensors")

@@ -30,7 +30,7 @@ def value(records: Sequence[Record], arm: str, metric: str) -> Values:
     known = sorted({name for _, scores in metrics for name in scores})
     if metrics and metric not in known:
         raise unknown("metric", metric, known)
-    return by_seed(((seed, _number(scores.get(metric))) for seed, scores in metrics), f"{arm}'s {metric}")
+    return by_seed(((seed, as_float(scores.get(metric))) for seed, scores in metrics), f"{arm}'s {metric}")
 
 
 def paired_difference(records: Sequence[Record], metric: str, arm_a: str, arm_b: str) -> Values:
@@ -87,7 +87,7 @@ def history(record: Record, arm: str, metric: str, kind: str = "eval") -> tuple[
     """Updates at which `metric` was logged in rows of `kind` ("train" or "eval"), and its values there."""
     rows = record["arms"][arm].get("history", [])
     rows = [row for row in rows if row.get("kind") == kind and metric in row]
-    return [int(row["update"]) for row in rows], [_number(row[metric]) for row in rows]
+    return [int(row["update"]) for row in rows], [as_float(row[metric]) for row in rows]
 
 
 def from_history(
@@ -109,13 +109,8 @@ def from_history(
     return by_seed(numbers, f"{arm}'s {metric}")
 
 
-def sweep(records: Sequence[Record], metric: str, arms: Mapping[float, str]) -> dict[float, Values]:
-    """A sweep whose points are arms: {x: {seed: number}} from {x: arm name}."""
-    return {x: value(records, arm, metric) for x, arm in arms.items()}
-
-
 def sweep_setting(records: Sequence[Record], metric: str, arm: str, setting: str) -> dict[float, Values]:
-    """A sweep whose points are runs with different settings: {x: {seed: number}}, x read from `setting`."""
+    """A sweep over a setting: {x: {seed: number}} of runs in which `setting` is x."""
     groups: dict[float, list[Record]] = {}
     for record in records:
         if setting in record.get("settings", {}) and arm in record["arms"]:
@@ -187,7 +182,8 @@ def by_seed(pairs: Iterable[tuple[int, float]], what: str) -> Values:
     return found
 
 
-def _number(value) -> float:
+def as_float(value: float | None) -> float:
+    """A number of a record; NaN for one that is missing."""
     return math.nan if value is None else float(value)
 
 

@@ -136,17 +136,17 @@ def record_path(record: Record, results: str | Path = HOME / "results") -> Path:
     return Path(results) / record["paper"] / record["preset"] / f"{record['task']}{changes}-seed-{record['seed']}.json"
 
 
-def free_place(record: Record, results: str | Path = HOME / "results") -> Path:
+def free_path(record: Record, results: str | Path = HOME / "results") -> Path:
     """`record_path` where nothing is kept yet; the arms are not looked at, so it can be asked before the training.
 
     Raises UserError when a record is there already.
     """
-    place = record_path(record, results)
-    if place.exists():
-        if read(place)["overrides"] != record["overrides"]:  # data=/a/corpus and data=/b/corpus
-            raise UserError(f"{place} holds a run of other settings that has the same name: rename that file first.")
-        raise UserError(f"{place} is recorded already: delete it first if the new run is to replace it.")
-    return place
+    path = record_path(record, results)
+    if path.exists():
+        if read(path)["overrides"] != record["overrides"]:  # data=/a/corpus and data=/b/corpus
+            raise UserError(f"{path} holds a run of other settings that has the same name: rename that file first.")
+        raise UserError(f"{path} is recorded already: delete it first if the new run is to replace it.")
+    return path
 
 
 def keep(record: Record, results: str | Path = HOME / "results") -> Path:
@@ -154,13 +154,13 @@ def keep(record: Record, results: str | Path = HOME / "results") -> Path:
 
     Raises UserError when a record of these settings and this seed is there already.
     """
-    place = free_place(record, results)
+    path = free_path(record, results)
     arms = {
         name: {**arm, "history": [row for row in arm["history"] if row["kind"] == "eval"]}
         for name, arm in record["arms"].items()
     }
-    write_json(place, {**record, "arms": arms})
-    return place
+    write_json(path, {**record, "arms": arms})
+    return path
 
 
 def for_claim(

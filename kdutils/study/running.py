@@ -63,10 +63,10 @@ def run(
     corpus = task.corpus if task else experiment.task.load(settings)
     until = time.monotonic() + 60 * max_minutes if max_minutes else None
     for seed in checked_seeds(seeds):
-        place = folder(experiment, settings, runs) / f"seed-{seed}"
-        _check_data(experiment, settings, corpus, seed, place)
-        if _recorded(place, chosen):
-            print(f"{experiment.name}, seed {seed}: loaded from {shown_path(place)}")
+        seed_folder = folder(experiment, settings, runs) / f"seed-{seed}"
+        _check_data(experiment, settings, corpus, seed, seed_folder)
+        if _recorded(seed_folder, chosen):
+            print(f"{experiment.name}, seed {seed}: loaded from {shown_path(seed_folder)}")
             continue
         if not task:
             task = experiment.task(settings, corpus)
@@ -75,15 +75,15 @@ def run(
         task.check(seed)
         for arm in chosen:
             task.recipe(**arm.recipe(settings)), arm.method(settings)
-        with exclusive(place) if main_process() else contextlib.nullcontext():
+        with exclusive(seed_folder) if main_process() else contextlib.nullcontext():
             for arm in chosen:
                 # asked with the lock held: another process may have been here
-                if kept.result(place / arm.name) is None:
-                    _train(experiment, arm, Trial(task, arm.name, seed, place / arm.name, Path(runs), until))
-                elif main_process():
-                    clear_run(place / arm.name)  # what was left by a process that was killed before it came to that
+                if kept.result(seed_folder / arm.name) is None:
+                    _train(experiment, arm, Trial(task, arm.name, seed, seed_folder / arm.name, Path(runs), until))
+                elif main_process():  # what is left of a process that was killed before it came to that
+                    clear_run(seed_folder / arm.name)
             if main_process():
-                write_json(place / "record.json", _record(experiment, task, seed, place))
+                write_json(seed_folder / "record.json", _record(experiment, task, seed, seed_folder))
     found = finished(experiment, settings, runs)
     return [record for record in found if record["seed"] in seeds]
 
@@ -114,24 +114,25 @@ def load_method(
     They are not part of the exported model: a seer decoder, for instance, is gone when the model translates. Raises
     UserError when the arm is not finished at this seed, or a file of it is missing or damaged.
     """
-    place = _finished_arm(experiment, settings, arm, seed, runs)
+    arm_folder = _finished_arm(experiment, settings, arm, seed, runs)
     method = experiment.arm(arm).method(settings)
     with torch.random.fork_rng():
         method.attach(model)
-    kept.load_beside(place, {name: network.to(model.device) for name, network in method.modules().items()})
+    kept.load_beside(arm_folder, {name: network.to(model.device) for name, network in method.modules().items()})
     return method
 
 
 def _finished_arm(experiment: Experiment, settings: Settings, arm: str, seed: int, runs: str | Path) -> Path:
     """The folder of a finished arm."""
-    place = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name
-    if kept.result(place) is None:
-        raise UserError(f"There is no finished model in {place / 'model'}: run the experiment for seed {seed} first.")
-    return place
+    arm_folder = folder(experiment, settings, runs) / f"seed-{seed}" / experiment.arm(arm).name
+    if kept.result(arm_folder) is None:
+        missing = arm_folder / "model"
+        raise UserError(f"There is no finished model in {missing}: run the experiment for seed {seed} first.")
+    return arm_folder
 
 
 def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
-    task, seed, place = trial.task, trial.seed, trial.place
+    task, seed = trial.task, trial.seed
     recipe, method = task.recipe(**arm.recipe(task.settings)), arm.method(task.settings)
     with threads(task.settings.threads):
         method.teacher = arm.teacher(trial) if arm.teacher else None
@@ -145,29 +146,29 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
 
     reset_peak_memory()
     fitted = kept.train(
-        model, method, task.training_batches(seed), recipe, place, seed=seed, cores=task.settings.threads,
+        model, method, task.training_batches(seed), recipe, trial.folder, seed=seed, cores=task.settings.threads,
         evaluate=lambda current: _held_out(experiment, task, method, current),
         identity=identity, until=trial.until, description=f"{arm.name}, seed {seed}",
         finish=last_weights,
     )  # fmt: skip
     memory.append(peak_memory_mb())
-    kept.export(place, model, task.tokenizer, method.modules())
+    kept.export(trial.folder, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
-        tested = _tested(task, method, model, place)
+        tested = _tested(task, method, model, trial.folder)
         scores = tested | experiment.exam(trial, model)  # in every process: it may train
     # both selections: the weights that the validation chose, and the last, which are the same where nothing was better
     scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
     scores["peak_memory_mb"] = memory[0]
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
-    kept.keep(place, {"identity": identity, **facts})
+    kept.keep(trial.folder, {"identity": identity, **facts})
     if main_process():
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
 
 
 def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:
     """What is measured on the validation split at every evaluation: by the task, the experiment and the method."""
-    own = method.look(model, task.fixed_batches("validation"))
-    return {**task.validate(model), **experiment.look(task, model), **own}
+    own = method.extra_scores(model, task.fixed_batches("validation"))
+    return {**task.validate(model), **experiment.extra_scores(task, model), **own}
 
 
 def _tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
@@ -175,7 +176,7 @@ def _tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | 
     if not main_process():
         return {}
     with evaluation_context(task.settings.precision, model):
-        own = method.look(model, task.fixed_batches("test"))
+        own = method.extra_scores(model, task.fixed_batches("test"))
         return {**task.test(model, keep_in), **{f"test_{name}": score for name, score in own.items()}}
 
 
@@ -185,12 +186,12 @@ def _identity(experiment: Experiment, settings: Settings, corpus: Corpus, arm: A
     return digest(experiment.paper, arm.name, seed, hashed, corpus.fingerprint)
 
 
-def _check_data(experiment: Experiment, settings: Settings, corpus: Corpus, seed: int, place: Path) -> None:
+def _check_data(experiment: Experiment, settings: Settings, corpus: Corpus, seed: int, seed_folder: Path) -> None:
     """Refuses to mix with results of the same settings but other data: a corpus may change under its name."""
     for arm in experiment.arms:
-        found = kept.result(place / arm.name)
+        found = kept.result(seed_folder / arm.name)
         if found is not None and found.get("identity") != _identity(experiment, settings, corpus, arm, seed):
-            where = shown_path(place)
+            where = shown_path(seed_folder)
             raise UserError(f"The data changed since {where} was run: delete that folder, or choose another --runs.")
 
 
@@ -209,15 +210,15 @@ def _metrics(model: PreTrainedModel, fitted: Fitted, scores: dict[str, float]) -
     }
 
 
-def _recorded(place: Path, arms: Sequence[Arm]) -> bool:
+def _recorded(seed_folder: Path, arms: Sequence[Arm]) -> bool:
     """Whether all arms are finished and in the record; a run killed after the last of them has not written it yet."""
-    record = place / "record.json"
-    finished = all(kept.result(place / arm.name) is not None for arm in arms)
+    record = seed_folder / "record.json"
+    finished = all(kept.result(seed_folder / arm.name) is not None for arm in arms)
     return finished and record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
 
 
-def _record(experiment: Experiment, task: Task, seed: int, place: Path) -> Record:
-    found = {arm.name: kept.result(place / arm.name) for arm in experiment.arms}
+def _record(experiment: Experiment, task: Task, seed: int, seed_folder: Path) -> Record:
+    found = {arm.name: kept.result(seed_folder / arm.name) for arm in experiment.arms}
     for result in filter(None, found.values()):
         result.pop("weights", None)  # the files of a run, not what it found
     settings = task.settings

@@ -44,22 +44,22 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
     """
     if task.settings.model:
         return task.model(0).eval()
-    place = teacher_place(task, runs)
+    folder = teacher_folder(task, runs)
     checked_seeds([task.settings.teacher_seed])
-    if _is_missing(place):
+    if _is_missing(folder):
         wait = {"wait": math.inf, "note": "Waiting for the teacher, which another run trains"}
-        with exclusive(place, **wait) if main_process() else contextlib.nullcontext():
-            if _is_missing(place):  # else another run has trained it meanwhile
-                _pretrain(task, place, until)
-    return kept.load(place, "masked_lm")
+        with exclusive(folder, **wait) if main_process() else contextlib.nullcontext():
+            if _is_missing(folder):  # else another run has trained it meanwhile
+                _pretrain(task, folder, until)
+    return kept.load(folder, "masked_lm")
 
 
-def _is_missing(place: Path) -> bool:
+def _is_missing(folder: Path) -> bool:
     """Whether the first process finds no teacher there; all processes must do the same thing next."""
-    return broadcast_object_list([kept.result(place) is None])[0]
+    return broadcast_object_list([kept.result(folder) is None])[0]
 
 
-def teacher_place(task: MaskedLM, runs: str | Path = "runs") -> Path:
+def teacher_folder(task: MaskedLM, runs: str | Path = "runs") -> Path:
     """The folder of the teacher that is pre-trained for this task."""
     decided = {name: task.settings[name] for name in DECIDING if name not in UNHASHED}
     return Path(runs) / "teachers" / f"{task.name}-{digest(decided, task.corpus.fingerprint)[:8]}"
@@ -67,10 +67,10 @@ def teacher_place(task: MaskedLM, runs: str | Path = "runs") -> Path:
 
 def teacher_story(task: MaskedLM, runs: str | Path = "runs") -> dict[str, Any]:
     """{"history", "seconds", "provenance"} of a teacher that was pre-trained here; {} for one that was loaded."""
-    return {} if task.settings.model else kept.result(teacher_place(task, runs)) or {}
+    return {} if task.settings.model else kept.result(teacher_folder(task, runs)) or {}
 
 
-def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
+def _pretrain(task: MaskedLM, folder: Path, until: float | None) -> None:
     s, started = task.settings, time.monotonic()
     updates = s.teacher_updates
     recipe = task.recipe(
@@ -79,11 +79,11 @@ def _pretrain(task: MaskedLM, place: Path, until: float | None) -> None:
     )  # fmt: skip
     model = task.model(s.teacher_seed)
     fitted = kept.train(
-        model, Method(), task.plain_batches(s.teacher_seed), recipe, place, seed=s.teacher_seed, cores=s.threads,
+        model, Method(), task.plain_batches(s.teacher_seed), recipe, folder, seed=s.teacher_seed, cores=s.threads,
         evaluate=lambda current: {**task.validate(current), **task.truth(current, "validation")},
-        identity=place.name, until=until, description="teacher",
+        identity=folder.name, until=until, description="teacher",
     )  # fmt: skip
-    kept.export(place, model, task.tokenizer)
-    kept.keep(place, {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()})
+    kept.export(folder, model, task.tokenizer)
+    kept.keep(folder, {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()})
     if main_process():
         print(f"The teacher was pre-trained in {time.monotonic() - started:.0f} s")

@@ -310,7 +310,7 @@ class Multilingual(Translation):
         s = self.settings
         train = _checked(s.languages, s.pivot, s.train_rows)
         if s.data == "demo":
-            _demo_can(s)
+            _check_demo_rows(s)
             held_out = {"validation": s.validation_rows, "test": s.test_rows}
             splits, notes = demo_splits(s.languages, s.pivot, train, held_out, s.data_seed, s.max_words), ()
             name = "demo"
@@ -426,7 +426,7 @@ def _checked(languages: Sequence[str], pivot: str, train: Sequence[int]) -> list
     return [*train] * (len(languages) if len(train) == 1 else 1)
 
 
-def _demo_can(settings: Mapping[str, Any]) -> None:
+def _check_demo_rows(settings: Mapping[str, Any]) -> None:
     """Refuses what the grammar cannot give: a language it does not speak, a size of 0, which would mean all."""
     check_demo((*settings["languages"], settings["pivot"]), settings["test_split"])
     sizes = [*settings["train_rows"], settings["validation_rows"], settings["test_rows"]]

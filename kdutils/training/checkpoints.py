@@ -112,7 +112,7 @@ class Checkpoints:
                     self._write(aside, modules, tensors, facts, needs)
                     shutil.rmtree(final, ignore_errors=True)
                     os.replace(aside, final)
-                    for old in self.names()[:-KEEP]:
+                    for old in self.finished()[:-KEEP]:
                         shutil.rmtree(old, ignore_errors=True)
         except UserError:
             shutil.rmtree(aside, ignore_errors=True)  # a full disk needs the room
@@ -130,7 +130,7 @@ class Checkpoints:
         names = (Path(os.path.relpath(file, aside)).as_posix() for file in files)
         write_json(aside / "manifest.json", dict(zip(names, map(file_digest, files), strict=True)))
 
-    def names(self) -> list[Path]:
+    def finished(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("update-*") if path.is_dir())
 
@@ -139,11 +139,11 @@ class Checkpoints:
 
         So are those that are not `sound`, or at which it raises: whole files may hold what no run has written.
         """
-        return next((path for path in reversed(self.names()) if intact(path, sound)), None)
+        return next((path for path in reversed(self.finished()) if intact(path, sound)), None)
 
     def drop_after(self, path: Path | None) -> None:
         """Deletes what a killed process left half written, and what is newer than `path` (None: all) and so damaged."""
-        damaged = [newer for newer in self.names() if path is None or newer.name > path.name]
+        damaged = [newer for newer in self.finished() if path is None or newer.name > path.name]
         for folder in (*damaged, *self.folder.glob(".update-*.tmp")) if self.rank == 0 else ():
             shutil.rmtree(folder, ignore_errors=True)
 

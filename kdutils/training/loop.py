@@ -31,7 +31,7 @@ from kdutils.core.processes import processes, share
 from kdutils.core.progress import progress
 from kdutils.models.forward import mode
 from kdutils.training.checkpoints import Checkpoints, load_weights, save_weights, seeded
-from kdutils.training.method import BatchPlan, Method, Moment
+from kdutils.training.method import BatchPlan, Method, Step
 
 TENSORS = {"optimizer", "scheduler", "scaler", "method", "window"}  # what a checkpoint holds beside the weights
 SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
@@ -39,7 +39,7 @@ SCHEDULES = ("inverse_sqrt", "linear", "cosine", "constant_with_warmup")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, whatever the method: the optimiser, its schedule, and when to look."""
+    """How a model is trained, whatever the method: the optimiser, its schedule, and when to evaluate."""
 
     updates: int = 400  # 0: the model is taken as it is
     learning_rate: float = 3e-3
@@ -177,7 +177,7 @@ class _Loop:
                 update = self.at.update
                 if update % recipe.log_every == 0 or update == recipe.updates:
                     bar.set_postfix_str(self._log_training(), refresh=False)
-                if self.evaluate and (update == recipe.updates or self._is_time_to_look()):
+                if self.evaluate and (update == recipe.updates or self._is_time_to_evaluate()):
                     self._evaluate()
                 bar.update(1)
                 paused = until is not None and update < recipe.updates and self._late(until)
@@ -203,16 +203,16 @@ class _Loop:
 
     def _update(self) -> None:
         """One optimiser step over `accumulation` batches."""
-        moment = self._moment(self.at.update + 1)
+        step = self._step(self.at.update + 1)
         mine = self._mine(self._take(self.recipe.accumulation))
         counts = self._counts(mine)
         for number, (batch, weight) in enumerate(mine, start=1):
             batch = {k: v.to(self.accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             with self._local(number < len(mine)), self.accelerator.autocast():
-                terms = self.method.loss(self.model, batch, counts, moment)
+                terms = self.method.loss(self.model, batch, counts, step)
                 terms = terms if weight else {name: 0.0 * term for name, term in terms.items()}
                 self.accelerator.backward(terms["loss"] * self.world)  # processes average their gradients
-            self.window.add(terms if moment.logged else {"loss": terms["loss"]}, self.accelerator.device)
+            self.window.add(terms if step.logged else {"loss": terms["loss"]}, self.accelerator.device)
         self._share_gradients()
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.trained, self.recipe.clip)
@@ -222,7 +222,7 @@ class _Loop:
         self.at.update += 1
         if self._has_stepped():
             self.scheduler.step()
-            self.method.after_update(self.plain, moment)
+            self.method.after_update(self.plain, step)
 
     def _has_stepped(self) -> bool:
         """Whether the weights were changed: under a loss scale an update with an overflown gradient is skipped.
@@ -255,15 +255,15 @@ class _Loop:
             self._planned = (epoch, len(self.batches.plan(epoch)))
         return self._planned[1]
 
-    def _is_time_to_look(self) -> bool:
+    def _is_time_to_evaluate(self) -> bool:
         if self.recipe.eval_every:
             return self.at.update % self.recipe.eval_every == 0
         crossed = self.at.epoch > 0 and self.at.index < self.recipe.accumulation  # an update over the end of an epoch
         return crossed or self.at.index >= self._batches_in(self.at.epoch)
 
-    def _moment(self, update: int) -> Moment:
+    def _step(self, update: int) -> Step:
         logged = update % self.recipe.log_every == 0 or update == self.recipe.updates
-        return Moment(update, self.recipe.updates, self.at.epoch, logged)
+        return Step(update, self.recipe.updates, self.at.epoch, logged)
 
     def _counts(self, mine: list[tuple[dict[str, Tensor], int]]) -> dict[str, int]:
         """What the whole update counts, over its batches and over all processes; at least 1."""
@@ -292,7 +292,7 @@ class _Loop:
         late = torch.tensor(float(time.monotonic() >= until), device=self.accelerator.device)
         return bool(self.accelerator.reduce(late, "sum") if self.world > 1 else late)
 
-    # --- looking ---------------------------------------------------------------------------------------------
+    # --- evaluating ------------------------------------------------------------------------------------------
 
     def _log_training(self) -> str:
         means = self.window.means(self.accelerator, self.world)
@@ -329,7 +329,7 @@ class _Loop:
             self.at.best = {**scores, "update": self.at.update, "file": file, "order": better}
             for name, path in self._best_files().items() if self.accelerator.is_main_process else ():
                 save_weights(self.saved[name], path)
-        self.method.after_evaluation(self.plain, scores, self._moment(self.at.update))
+        self.method.after_evaluation(self.plain, scores, self._step(self.at.update))
 
     def _best_files(self) -> dict[str, Path]:
         """Where the best weights lie: those of the model, and of each network beside it as it was at that moment."""
@@ -384,7 +384,7 @@ class _Loop:
         """Keeps the best weights that some kept checkpoint still points to."""
         if self.accelerator.is_main_process:
             named = set()  # best-00000400, of the model and of those beside it
-            for path in self.checkpoints.names():
+            for path in self.checkpoints.finished():
                 with contextlib.suppress(UserError, KeyError, TypeError):  # a damaged one, which needs none
                     named.add(str(read_json(path / "facts.json")["at"]["best"]["file"]).partition(".")[0])
             for file in (*self.folder.glob("best-*.safetensors"), *self.folder.glob(".best-*.tmp")):

@@ -1,8 +1,8 @@
 """What a paper may change about training: the loss of a batch, and teachers, averages and schedules around it.
 
 >>> class Halved(Method):
-...     def loss(self, model, batch, counts, moment):
-...         terms = super().loss(model, batch, counts, moment)
+...     def loss(self, model, batch, counts, step):
+...         terms = super().loss(model, batch, counts, step)
 ...         return {**terms, "loss": terms["loss"] / 2}
 """
 
@@ -20,7 +20,7 @@ from kdutils.models.forward import counted_logits
 
 
 @dataclass(frozen=True)
-class Moment:
+class Step:
     """Where in the training a loss is computed."""
 
     update: int  # the update under way, counted from 1
@@ -38,7 +38,9 @@ class Method:
 
     name = "baseline"
     passes = 1.0  # forward-and-backward passes over a batch, with the plain step as 1: the floor of the cost
-    teacher: nn.Module | None = None  # a fixed network to learn from, set before training; not saved with the run
+    # a fixed network to learn from, set before training, which puts it on the device, in evaluation mode and without
+    # gradients; not saved with the run
+    teacher: nn.Module | None = None
 
     def __init__(self, epsilon: float = 0.0, convention: str = "uniform") -> None:
         nll_formula(torch.zeros(0, dtype=torch.long), 2, epsilon, convention)  # refuses what it cannot compute
@@ -55,25 +57,23 @@ class Method:
         """What the terms of the loss are averaged over, known before any forward pass."""
         return {"targets": batch["targets"].numel()}
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
-        """The terms of the loss; "loss" is differentiated, the others are logged."""
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
+        """The terms of the loss; "loss" is differentiated, the others are logged. counts: of the whole update."""
         logits = counted_logits(model, batch)
         total = label_smoothed_nll(logits, batch["targets"], self.epsilon, self.convention, reduction="sum")
         return {"loss": total / counts["targets"]}
 
-    def look(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    def extra_scores(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         """Scores of the networks beside the model on held-out batches, with dropout off; {} where there are none.
 
         They join the validation scores at every evaluation, and those of the test with "test_" before their names.
         """
         return {}
 
-    def after_update(self, model: nn.Module, moment: Moment) -> None:
+    def after_update(self, model: nn.Module, step: Step) -> None:
         """Called after every update: averages of weights are renewed here."""
 
-    def after_evaluation(self, model: nn.Module, scores: dict[str, float], moment: Moment) -> None:
+    def after_evaluation(self, model: nn.Module, scores: dict[str, float], step: Step) -> None:
         """Called after every evaluation: teachers are replaced here."""
 
     def state(self) -> dict[str, Any]:

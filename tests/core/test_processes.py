@@ -18,14 +18,14 @@ from kdutils.models.forward import counted_logits
 from kdutils.papers.distilbert.method import TripleLoss
 from kdutils.papers.lssd.method import LSSD
 from kdutils.tasks.multilingual import tag
-from kdutils.training.method import Moment
+from kdutils.training.method import Step
 from tests import tiny
 from tests.tiny import BESIDE, HOME, METHODS, one_sentence
 
 WHO = """
 import os
-from kdutils.errors import UserError
-from kdutils.processes import main_process
+from kdutils.core.errors import UserError
+from kdutils.core.processes import main_process
 try:
     said = main_process()
 except UserError as error:
@@ -161,11 +161,11 @@ def test_the_shares_of_every_method_add_up_to_the_whole(make, world):
     trained = [p for module in (net, *method.modules().values()) for p in module.parameters()]
     for module in method.modules().values():
         module.eval()  # the seer draws dropout of its own
-    counts, moment = method.count(batch), Moment(2, 10, 0, True)
+    counts, step = method.count(batch), Step(2, 10, 0, True)
     shares = [share(batch, rank, world) for rank in range(world)]
     assert counts == {name: sum(weight * method.count(part)[name] for part, weight in shares) for name in counts}
-    whole = method.loss(net, batch, counts, moment)
-    terms = [{k: weight * v for k, v in method.loss(net, part, counts, moment).items()} for part, weight in shares]
+    whole = method.loss(net, batch, counts, step)
+    terms = [{k: weight * v for k, v in method.loss(net, part, counts, step).items()} for part, weight in shares]
     for name in whole.keys() - {"taught"}:
         torch.testing.assert_close(sum(one[name] for one in terms), whole[name], rtol=1e-4, atol=1e-5)
     expected, found = (

@@ -182,7 +182,7 @@ def test_text_is_escaped_everywhere(tmp_path):
 def test_diverged_seeds_are_named(tmp_path):
     for seed in (1, 2, 3):
         store(tmp_path / f"{seed}.json", record(seed, bleu=math.nan if seed == 2 else 32.0))
-    text = report.render_markdown(report.gather(tmp_path / "none", tmp_path), {"r_drop": [GAIN]}, folder=tmp_path)
+    text = report.write_report(tmp_path / "none", tmp_path, {"r_drop": [GAIN]}).with_suffix(".md").read_text()
     assert "| not finite in seed 2 |" in text
     assert "Seed 2 gave no finite number" in text
 
@@ -206,7 +206,7 @@ def test_a_copy_in_the_store_is_not_counted_twice(tmp_path):
 def test_settings_that_differ_between_seeds_are_pointed_out(tmp_path):
     store(tmp_path / "1.json", record(1))
     store(tmp_path / "2.json", {**record(2), "settings": {"alpha": 5.0, "width": 128}})
-    text = report.render_markdown(report.gather(tmp_path / "none", tmp_path), {}, folder=tmp_path)
+    text = report.write_report(tmp_path / "none", tmp_path).with_suffix(".md").read_text()
     assert r"| width | 64 \| 128 | differs between seeds |" in text
 
 
@@ -534,11 +534,9 @@ def test_what_is_no_file_of_ours_is_named_and_the_board_goes_on(tmp_path):
 
 def test_what_stands_in_the_way_of_the_report_is_named(tmp_path):
     store(tmp_path / "results/a.json", record(1))
-    for runs in (tmp_path / ("x" * 300), tmp_path / "results/a.json"):
-        with pytest.raises(
-            UserError, match="could not be read or written|a file stands in its way|too long for this system"
-        ):
-            report.write_report(runs, tmp_path / "results")
+    for runs, fault in (("x" * 300, "is too long for this system"), ("results/a.json", "a file stands in its way")):
+        with pytest.raises(UserError, match=fault):
+            report.write_report(tmp_path / runs, tmp_path / "results")
     (tmp_path / "runs/report.md").mkdir(parents=True)
     with pytest.raises(UserError, match="report.md is a folder, where a file should be"):
         report.write_report(tmp_path / "runs", tmp_path / "results")

@@ -252,9 +252,7 @@ def test_measures_from_curves():
         measures.from_history(records, "a", "loss", min, kind="train")
 
 
-def test_sweeps_from_arms_and_from_settings():
-    by_arm = [record(s, k1={"bleu": 3.0}, k2={"bleu": 2.0}) for s in (1, 2)]
-    assert measures.sweep(by_arm, "bleu", {1: "k1", 2: "k2"}) == {1: {1: 3.0, 2: 3.0}, 2: {1: 2.0, 2: 2.0}}
+def test_sweeps_from_settings():
     by_setting = [record(1, {"alpha": a}, r_drop={"bleu": b}) for a, b in ((10.0, 2.0), (1.0, 1.0))]
     assert measures.sweep_setting(by_setting, "bleu", "r_drop", "alpha") == {1.0: {1: 1.0}, 10.0: {1: 2.0}}
 

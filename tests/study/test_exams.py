@@ -30,7 +30,7 @@ from kdutils.papers.distilbert.method import SecondDistillation
 from kdutils.papers.distilbert.student import student_config
 from kdutils.study import exams
 from kdutils.study import kept as training
-from kdutils.study.exams import exam_task, examine, finetuned, finetuning_place, points_of, task_name
+from kdutils.study.exams import exam_task, examine, finetuned, finetuning_folder, points_of, task_name
 from kdutils.tasks.masked_lm import MaskedLM
 from tests.corpus_files import labelled, write
 from tests.tiny import assert_same_weights, killed, one_sentence
@@ -239,7 +239,7 @@ def test_a_kept_classifier_is_the_one_that_was_measured(examined):
     net = finetuned(place, "acceptability", 2)
     assert isinstance(net, BertForSequenceClassification) and not net.training
     assert net.config.id2label == {0: "unacceptable", 1: "acceptable"}
-    folder = finetuning_place(place, "exam_", "acceptability", 2) / "model"
+    folder = finetuning_folder(place, "exam_", "acceptability", 2) / "model"
     task = exam_task(folder, "demo:acceptability", chosen())
     assert task.test(net) == pytest.approx(results(place)["exam_acceptability-2"], rel=1e-6)
     rows = [json.loads(line) for line in (folder.parent / "history.jsonl").read_text().splitlines()]
@@ -250,9 +250,9 @@ def test_a_kept_classifier_is_the_one_that_was_measured(examined):
 
 def test_without_keep_only_the_result_stays(encoder, examined, tmp_path):
     examine(encoder, chosen(), 1, tmp_path)
-    place = finetuning_place(tmp_path, "exam_", "acceptability", 0)
+    place = finetuning_folder(tmp_path, "exam_", "acceptability", 0)
     assert {path.name for path in place.iterdir()} == {"history.jsonl", "result.json"}
-    whole = finetuning_place(examined[1], "exam_", "acceptability", 0)
+    whole = finetuning_folder(examined[1], "exam_", "acceptability", 0)
     assert {path.name for path in whole.iterdir()} == {"history.jsonl", "result.json", "model"}
     with pytest.raises(UserError, match="no fine-tuned model") as caught:
         finetuned(tmp_path, "acceptability", 0)
@@ -322,7 +322,7 @@ def test_a_teachers_knowledge_reaches_the_student_through_the_method(encoder, ex
     assert asked == [("acceptability", 0), ("acceptability", 1)]
     assert set(scores) == {"second_acceptability", "second_macro"}
     for number in range(2):
-        place = finetuning_place(tmp_path, "second_", "acceptability", number)
+        place = finetuning_folder(tmp_path, "second_", "acceptability", number)
         rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
         assert all(row["soft"] > 0 for row in rows if row["kind"] == "train")
         student, alone = (

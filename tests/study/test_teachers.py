@@ -18,7 +18,7 @@ from kdutils.core.errors import Paused, UserError
 from kdutils.core.files import exclusive
 from kdutils.data.tokens import save_tokenizer
 from kdutils.papers.distilbert.experiment import EXPERIMENTS
-from kdutils.study.teachers import DECIDING, teacher_of, teacher_place, teacher_story
+from kdutils.study.teachers import DECIDING, teacher_folder, teacher_of, teacher_story
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.training.method import Method
 from tests.tiny import assert_same_weights, killed, one_sentence, timeless
@@ -67,7 +67,7 @@ def test_a_teacher_is_trained_once_and_then_loaded(task, runs, monkeypatch):
 
 
 def test_it_keeps_its_model_and_its_history_and_no_checkpoints(task, runs):
-    place = teacher_place(task, runs)
+    place = teacher_folder(task, runs)
     assert place.parent == runs / "teachers" and place.name.startswith("masked_lm-")
     assert {path.name for path in place.iterdir()} - {".lock"} == {"model", "history.jsonl", "result.json"}
 
@@ -121,7 +121,7 @@ def test_it_is_trained_on_uniform_masks_and_not_on_those_of_a_method(runs, task,
             raise AssertionError("the masks of a method")
 
     same = Other(task.settings)
-    assert teacher_place(same, runs) == teacher_place(task, runs)
+    assert teacher_folder(same, runs) == teacher_folder(task, runs)
     assert_same_weights(teacher_of(same, tmp_path), teacher_of(task, runs))
 
 
@@ -142,7 +142,7 @@ STUDENTS = {
 def place_of(fingerprint: str = "rows", **changes) -> Path:
     """Where a teacher of these settings would lie, without making the task."""
     settings = EXPERIMENTS[0].settings.resolve("demo", changes)
-    return teacher_place(SimpleNamespace(name="masked_lm", settings=settings, corpus=SimpleNamespace(
+    return teacher_folder(SimpleNamespace(name="masked_lm", settings=settings, corpus=SimpleNamespace(
         fingerprint=fingerprint)))  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def assert_the_same_teacher(task, place: Path, uninterrupted: Path) -> None:
     assert_same_weights(teacher_of(task, place), teacher_of(task, uninterrupted))
     ours, theirs = (teacher_story(task, runs)["history"] for runs in (place, uninterrupted))
     assert timeless(ours) == timeless(theirs)
-    assert {path.name for path in teacher_place(task, place).iterdir()} - {".lock"} == {
+    assert {path.name for path in teacher_folder(task, place).iterdir()} - {".lock"} == {
         "model", "history.jsonl", "result.json",
     }  # fmt: skip
 
@@ -209,7 +209,7 @@ def assert_the_same_teacher(task, place: Path, uninterrupted: Path) -> None:
 )
 def test_a_killed_pretraining_goes_on_to_the_same_teacher(event, kill_at, task, runs, tmp_path):
     killed(pretrain, kill_at, event, runs=str(tmp_path))
-    assert not (teacher_place(task, tmp_path) / "result.json").exists()
+    assert not (teacher_folder(task, tmp_path) / "result.json").exists()
     assert teacher_story(task, tmp_path) == {}
     assert_the_same_teacher(task, tmp_path, runs)
 
@@ -227,7 +227,7 @@ def test_a_pretraining_that_is_out_of_time_pauses_and_goes_on(task, runs, tmp_pa
 
 
 def test_two_processes_do_not_train_one_teacher_at_once(task, tmp_path):
-    with exclusive(teacher_place(task, tmp_path)), pytest.raises(UserError, match="Another run") as caught:
+    with exclusive(teacher_folder(task, tmp_path)), pytest.raises(UserError, match="Another run") as caught:
         teacher_of(task, tmp_path)
     one_sentence(caught.value)
 
@@ -235,7 +235,7 @@ def test_two_processes_do_not_train_one_teacher_at_once(task, tmp_path):
 def test_what_another_run_has_trained_while_this_one_waited_is_loaded(task, runs, tmp_path, monkeypatch):
     @contextlib.contextmanager
     def waited(place, *arguments, **options):
-        shutil.copytree(teacher_place(task, runs), place)  # the other run ends
+        shutil.copytree(teacher_folder(task, runs), place)  # the other run ends
         yield place
 
     monkeypatch.setattr("kdutils.study.teachers.exclusive", waited)
@@ -253,7 +253,7 @@ def test_random_numbers_are_as_they_were(task, tmp_path):
 
 
 def test_a_teacher_in_a_folder_is_loaded_as_it_is(task, runs, tmp_path, monkeypatch):
-    folder = teacher_place(task, runs) / "model"
+    folder = teacher_folder(task, runs) / "model"
     monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained"))
     named = make(model=str(folder), width=8, layers=1)  # the shape is the folder's
     teacher = teacher_of(named, tmp_path)
@@ -262,11 +262,11 @@ def test_a_teacher_in_a_folder_is_loaded_as_it_is(task, runs, tmp_path, monkeypa
     assert named.tokenizer("Anna sleeps.")["input_ids"] == task.tokenizer("Anna sleeps.")["input_ids"]
     assert named.facts()["teacher"] == str(folder)
     same = make(model=str(folder))  # its settings are those of the one that was trained here
-    assert teacher_place(same, runs) == teacher_place(task, runs) and teacher_story(same, runs) == {}
+    assert teacher_folder(same, runs) == teacher_folder(task, runs) and teacher_story(same, runs) == {}
 
 
 def test_the_kept_teacher_is_loaded_by_plain_transformers(task, runs):
-    folder = teacher_place(task, runs) / "model"
+    folder = teacher_folder(task, runs) / "model"
     assert_same_weights(AutoModelForMaskedLM.from_pretrained(folder), teacher_of(task, runs))
     ids = AutoTokenizer.from_pretrained(folder)("Anna sleeps.")["input_ids"]
     assert ids == task.tokenizer("Anna sleeps.")["input_ids"]

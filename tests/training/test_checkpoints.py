@@ -273,7 +273,7 @@ def test_only_the_newest_two_are_kept(tmp_path):
     store = c.Checkpoints(tmp_path)
     for update in (1, 2, 10, 9_999_999):
         store.save(update, {"net": small()}, {}, {})
-    assert [path.name for path in store.names()] == ["update-00000010", "update-09999999"]
+    assert [path.name for path in store.finished()] == ["update-00000010", "update-09999999"]
     assert store.newest().name == "update-09999999"
 
 
@@ -286,7 +286,7 @@ def test_the_same_update_can_be_saved_again(tmp_path):
 
 def test_no_checkpoint_at_all(tmp_path):
     store = c.Checkpoints(tmp_path / "new")
-    assert store.newest() is None and store.names() == []
+    assert store.newest() is None and store.finished() == []
     (tmp_path / "new/update-00000001").mkdir()
     (tmp_path / "new/update-00000002").write_text("a file")
     assert store.newest() is None

@@ -32,12 +32,12 @@ class Remembering(Method):
         super().__init__()
         self.looks, self.epochs = [], []
 
-    def loss(self, model, batch, counts, moment):
-        self.epochs.append(moment.epoch)
-        return super().loss(model, batch, counts, moment)
+    def loss(self, model, batch, counts, step):
+        self.epochs.append(step.epoch)
+        return super().loss(model, batch, counts, step)
 
-    def after_evaluation(self, model, scores, moment):
-        self.looks.append((moment.update, moment.epoch))
+    def after_evaluation(self, model, scores, step):
+        self.looks.append((step.update, step.epoch))
 
     def state(self):
         return {"looks": self.looks}

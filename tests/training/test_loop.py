@@ -100,7 +100,7 @@ class Watching(Method):
         super().__init__()
         self.seen = set()
 
-    def loss(self, model, batch, counts, moment):
+    def loss(self, model, batch, counts, step):
         logits = counted_logits(model, batch)
         self.seen.add(logits.dtype)
         self.weights = {p.dtype for p in model.parameters()}
@@ -181,7 +181,7 @@ def test_the_loop_asks_with_the_width_of_its_model(kind, wide, monkeypatch):
     make, seen = {"translation": translation_model, "masked_lm": masked_lm}[kind], []
 
     class Looking(Method):
-        def loss(self, model, batch, counts, moment):
+        def loss(self, model, batch, counts, step):
             seen.append(torch.is_autocast_enabled("cpu"))
             return {"loss": model.get_output_embeddings().weight.sum()}
 
@@ -248,8 +248,8 @@ def test_the_gradient_is_clipped_and_only_if_asked():
 
 def test_only_matrices_decay():
     class Nothing(Method):
-        def loss(self, model, batch, counts, moment):
-            return {"loss": super().loss(model, batch, counts, moment)["loss"] * 0.0}
+        def loss(self, model, batch, counts, step):
+            return {"loss": super().loss(model, batch, counts, step)["loss"] * 0.0}
 
     net, start = tiny.model(0.0), tiny.model(0.0)
     fit(net, Nothing(), tiny.batches(), recipe(updates=3, warmup=0, weight_decay=0.5, schedule="constant_with_warmup"))

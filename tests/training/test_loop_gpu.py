@@ -48,13 +48,13 @@ class Overflowing(Method):
         super().__init__()
         self.told: list[int] = []
 
-    def loss(self, model, batch, counts, moment):
-        terms = super().loss(model, batch, counts, moment)
-        factor = 1e-3 * (1e30 if moment.update in (3, 4) else 1.0)
+    def loss(self, model, batch, counts, step):
+        terms = super().loss(model, batch, counts, step)
+        factor = 1e-3 * (1e30 if step.update in (3, 4) else 1.0)
         return {"loss": terms["loss"] + (factor - 1.0) * (terms["loss"] - terms["loss"].detach())}
 
-    def after_update(self, model, moment):
-        self.told.append(moment.update)
+    def after_update(self, model, step):
+        self.told.append(step.update)
 
 
 def test_an_update_that_overflows_moves_neither_weights_nor_schedule_nor_averages(gpu):
@@ -82,8 +82,8 @@ def test_skipped_updates_are_remembered_over_a_pause(gpu, tmp_path):
 
 def test_a_term_may_be_logged_from_the_cpu(gpu):
     class Telling(Method):
-        def loss(self, model, batch, counts, moment):
-            return {**super().loss(model, batch, counts, moment), "share": torch.tensor(0.25)}
+        def loss(self, model, batch, counts, step):
+            return {**super().loss(model, batch, counts, step), "share": torch.tensor(0.25)}
 
     gpu(9, 0)
     rows = fitted(Telling(), tiny.batches(), updates=2, log_every=1, precision="auto").history
@@ -118,7 +118,7 @@ def test_too_little_memory_is_one_sentence_wherever_it_ends(where, gpu):
         return {"loss": 1.0}
 
     class Wide(Method):
-        def loss(self, model, batch, counts, moment):
+        def loss(self, model, batch, counts, step):
             much(model)
 
     gpu(7, 5, memory=0.03)
@@ -166,7 +166,7 @@ class Waits(Method):
         super().__init__()
         self.counted: list[int] = []
 
-    def loss(self, model, batch, counts, moment):
+    def loss(self, model, batch, counts, step):
         self.counted.append(report()["stops"])
         logits = model(batch["input_ids"])[:, 0]
         return {"loss": nn.functional.cross_entropy(logits, batch["targets"], reduction="sum") / counts["targets"]}

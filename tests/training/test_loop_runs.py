@@ -21,7 +21,7 @@ from kdutils.core.files import read_json
 from kdutils.data.batches import Batches
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.training.loop import fit
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import HOME, Averaged, InOrder, assert_same_weights, fitted, one_sentence, recipe, timeless, train
 
@@ -77,9 +77,9 @@ def test_the_history_on_the_disk_is_the_one_returned(tmp_path):
 
 def test_the_loss_is_averaged_since_the_last_line_and_the_terms_are_of_the_last_update():
     class Counting(Method):
-        def loss(self, model, batch, counts, moment):
-            real = super().loss(model, batch, counts, moment)["loss"] * 0.0
-            return {"loss": real + moment.update, "term": torch.tensor(10.0 * moment.update)}
+        def loss(self, model, batch, counts, step):
+            real = super().loss(model, batch, counts, step)["loss"] * 0.0
+            return {"loss": real + step.update, "term": torch.tensor(10.0 * step.update)}
 
     rows = fitted(Counting(), tiny.batches(), updates=7, log_every=3).history
     assert [(row["update"], row["loss"], row["term"]) for row in rows] == [
@@ -157,9 +157,9 @@ class Exploding(Method):
         super().__init__()
         self.at, self.value = at, value
 
-    def loss(self, model, batch, counts, moment):
-        terms = super().loss(model, batch, counts, moment)
-        return {"loss": terms["loss"] * (self.value if moment.update == self.at else 1.0)}
+    def loss(self, model, batch, counts, step):
+        terms = super().loss(model, batch, counts, step)
+        return {"loss": terms["loss"] * (self.value if step.update == self.at else 1.0)}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -180,8 +180,8 @@ class Spoiling(Method):
         self.at = at
 
     @torch.no_grad()
-    def after_update(self, model, moment):
-        if moment.update == self.at:
+    def after_update(self, model, step):
+        if step.update == self.at:
             for parameter in model.parameters():
                 parameter.fill_(math.nan)
 
@@ -296,7 +296,7 @@ def test_a_file_in_the_way_of_the_folder_is_one_sentence(tmp_path):
 # ---------------------------------------------------------------- the hooks of a method
 
 
-def test_the_hooks_are_called_in_order_with_the_moment():
+def test_the_hooks_are_called_in_order_with_the_step():
     calls = []
 
     class Spy(Method):
@@ -311,15 +311,15 @@ def test_the_hooks_are_called_in_order_with_the_moment():
             calls.append(("count",))
             return super().count(batch)
 
-        def loss(self, model, batch, counts, moment):
-            calls.append(("loss", moment, counts["targets"]))
-            return super().loss(model, batch, counts, moment)
+        def loss(self, model, batch, counts, step):
+            calls.append(("loss", step, counts["targets"]))
+            return super().loss(model, batch, counts, step)
 
-        def after_update(self, model, moment):
-            calls.append(("after_update", moment))
+        def after_update(self, model, step):
+            calls.append(("after_update", step))
 
-        def after_evaluation(self, model, scores, moment):
-            calls.append(("after_evaluation", moment, scores["loss"]))
+        def after_evaluation(self, model, scores, step):
+            calls.append(("after_evaluation", step, scores["loss"]))
 
     plan = InOrder([0, 1], [2, 3], [4, 5])
     spy_recipe = recipe(updates=4, accumulation=2, log_every=3, eval_every=3)
@@ -327,14 +327,14 @@ def test_the_hooks_are_called_in_order_with_the_moment():
     names = [call[0] for call in calls]
     update = ["count", "count", "loss", "loss", "after_update"]
     assert names == ["attach", "modules", *update, *update, *update, "after_evaluation", *update, "after_evaluation"]
-    moments = [call[1] for call in calls if call[0] == "after_update"]
-    assert [(m.update, m.updates, m.logged) for m in moments] == [
+    steps = [call[1] for call in calls if call[0] == "after_update"]
+    assert [(one.update, one.updates, one.logged) for one in steps] == [
         (1, 4, False),
         (2, 4, False),
         (3, 4, True),
         (4, 4, True),
     ]
-    assert all(isinstance(m, Moment) for m in moments)
+    assert all(isinstance(one, Step) for one in steps)
     evaluated = [call for call in calls if call[0] == "after_evaluation"]
     assert [(call[1].update, call[2]) for call in evaluated] == [(3, 9.0), (4, 9.0)]
     both = [sum(plan.batch(0, i)["targets"].numel() for i in pair) for pair in [(0, 1), (2, 0), (1, 2), (0, 1)]]

@@ -314,9 +314,9 @@ def test_networks_train_in_training_mode_whatever_mode_the_model_came_in():
     seen = []
 
     class Watching(SeerForcing):
-        def loss(self, model, batch, counts, moment):
+        def loss(self, model, batch, counts, step):
             seen.append({m.training for network in (model, *self.modules().values()) for m in network.modules()})
-            return super().loss(model, batch, counts, moment)
+            return super().loss(model, batch, counts, step)
 
     for mode in (True, False):
         fit(tiny.model().train(mode), Watching(transfer="adversarial"), tiny.batches(), tiny.recipe(updates=1))
@@ -327,7 +327,7 @@ def test_networks_train_in_training_mode_whatever_mode_the_model_came_in():
 
 
 class Probing(Method):
-    """A linear map beside the model, and a look that says which rows it saw and what the map was."""
+    """A linear map beside the model, and extra scores that say which rows they saw and what the map was."""
 
     looks: list[tuple] = []
 
@@ -337,22 +337,22 @@ class Probing(Method):
     def modules(self) -> dict[str, nn.Module]:
         return {"probe": self.probe}
 
-    def loss(self, model, batch, counts, moment):
+    def loss(self, model, batch, counts, step):
         logits = counted_logits(model, batch)
         second = label_smoothed_nll(self.probe(logits.detach()), batch["targets"] % 2, reduction="sum")
         total = label_smoothed_nll(logits, batch["targets"], reduction="sum") + second
         return {"loss": total / counts["targets"]}
 
-    def look(self, model, batches):
+    def extra_scores(self, model, batches):
         rows = [tuple(ids) for batch in batches for ids in batch["input_ids"].tolist()]
         self.looks.append((model.training, len(rows), hash(tuple(rows)), everyone(model, self)))
         return {"mass": float(self.probe.weight.detach().abs().sum()), "share": 3.0}
 
 
-def test_a_look_is_taken_at_every_evaluation_and_with_the_best_weights_at_the_test(tmp_path):
+def test_extra_scores_are_taken_at_every_evaluation_and_with_the_best_weights_at_the_test(tmp_path):
     Probing.looks.clear()
     toy = Experiment("toy", EXPERIMENT.task, EXPERIMENT.settings, (Arm("probing", "", lambda s: Probing()),),
-                     look=lambda task, net: {"loss": next(given), "mass": -1.0})  # fmt: skip
+                     extra_scores=lambda task, net: {"loss": next(given), "mass": -1.0})  # fmt: skip
     given = iter((3.0, 1.0, 2.0))
     settings = resolve([toy], "demo", {**TINY, "validation_rows": 7})["translation"]
     (record,) = run(toy, settings, [1], tmp_path)
@@ -369,8 +369,8 @@ def test_a_look_is_taken_at_every_evaluation_and_with_the_best_weights_at_the_te
     assert_all_equal({"probe": tiny.weights(method.probe)}, {"probe": looks[1][3]["probe"]})
 
 
-def test_a_method_without_networks_exports_none_and_looks_at_nothing(runs):
-    assert Method().modules() == {} and Method().look(tiny.model(), tiny.batches()) == {}
+def test_a_method_without_networks_exports_none_and_has_no_extra_scores(runs):
+    assert Method().modules() == {} and Method().extra_scores(tiny.model(), tiny.batches()) == {}
     place = folder(EXPERIMENT, SETTINGS, runs) / "seed-1"
     assert files(place / "baseline", "*", ".*") == ["history.jsonl", "model", "result.json"]
     for arm in ARMS:
@@ -393,7 +393,7 @@ def test_a_loaded_method_scores_exactly_what_was_recorded(arm, runs):
     assert_all_equal({name: tiny.weights(m) for name, m in method.modules().items()},
                      {k: v for k, v in exported(runs, arm).items() if k != "model"})  # fmt: skip
     for split, prefix in (("test", "test"), ("validation", "validation")):
-        seen = method.look(net, task.fixed_batches(split))
+        seen = method.extra_scores(net, task.fixed_batches(split))
         assert len(seen) == 5
         assert {f"{prefix}_{name}": score for name, score in seen.items()}.items() <= metrics.items()
 
@@ -444,7 +444,7 @@ def test_a_run_that_patience_ends_leaves_nothing_temporary(tmp_path):
     assert files(place, "*", ".*") == ["beside", "history.jsonl", "model", "result.json"]
 
 
-def test_the_history_on_the_disk_has_the_looks_too(runs):
+def test_the_history_on_the_disk_has_the_extra_scores_too(runs):
     (record,) = finished(EXPERIMENT, SETTINGS, runs)
     for arm in ARMS:
         place = folder(EXPERIMENT, SETTINGS, runs) / "seed-1" / arm

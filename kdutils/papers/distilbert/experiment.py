@@ -194,16 +194,16 @@ ARMS = (
 )
 
 
-def look(task: Task, model: PreTrainedModel) -> dict[str, float]:
+def extra_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
     """How far the model is from the truth about hidden words, where the truth is known."""
     return task.truth(model, "validation")
 
 
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     """Downstream scores, for the full student also with a second distillation; size and latency."""
-    s, place = trial.settings, trial.place
-    scores = exams.examine(place / "model", s, trial.seed, place, keep=trial.arm == "teacher", until=trial.until)
-    teacher = place.parent / "teacher"
+    s, folder = trial.settings, trial.folder
+    scores = exams.examine(folder / "model", s, trial.seed, folder, keep=trial.arm == "teacher", until=trial.until)
+    teacher = folder.parent / "teacher"
     if trial.arm == "distilbert" and not (teacher / "result.json").exists():
         print("The second distillation is left out: it needs the arm 'teacher' of the same seed.")
     if trial.arm == "distilbert" and (teacher / "result.json").exists():
@@ -214,9 +214,9 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
             return found
 
         more = {"prefix": "second_", "method": method, "until": trial.until}
-        scores |= exams.examine(place / "model", s, trial.seed, place, **more)
-    size = (Path(place) / "model" / "model.safetensors").stat().st_size
+        scores |= exams.examine(folder / "model", s, trial.seed, folder, **more)
+    size = (Path(folder) / "model" / "model.safetensors").stat().st_size
     return {**scores, "file_mb": size / 1e6, "latency_ms": latency_ms(model)}
 
 
-EXPERIMENTS = (Experiment("distilbert", Pretraining, SETTINGS, ARMS, look, exam),)
+EXPERIMENTS = (Experiment("distilbert", Pretraining, SETTINGS, ARMS, extra_scores, exam),)

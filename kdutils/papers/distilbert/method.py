@@ -13,7 +13,7 @@ from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.losses.projection import projected_losses
 from kdutils.models.forward import counted_logits, features_at
 from kdutils.papers.distilbert.objective import _checked_weights
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 
 class TripleLoss(Method):
@@ -38,9 +38,7 @@ class TripleLoss(Method):
     def count(self, batch: dict[str, Tensor]) -> dict[str, int]:
         return {"targets": batch["targets"].numel(), "tokens": int(batch["attention_mask"].sum())}
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         alpha_ce, alpha_mlm, alpha_cos = self.weights
         tokens = batch["attention_mask"].flatten().nonzero()[:, 0]
         narrow = self.restrict_to_mask or not alpha_ce  # then only the masked positions are projected
@@ -54,13 +52,13 @@ class TripleLoss(Method):
             temperature=self.temperature,
         )  # fmt: skip
         terms = {"loss": total}
-        if moment.logged:
+        if step.logged:
             terms["soft"] = soft / counts["targets" if narrow else "tokens"]
             terms["mlm"] = hard / counts["targets"]
         if alpha_cos:
             cosine = cosine_loss(hidden, theirs[1], reduction="sum") / counts["tokens"]
             terms["loss"] = total + alpha_cos * cosine
-            terms |= {"cosine": cosine} if moment.logged else {}
+            terms |= {"cosine": cosine} if step.logged else {}
         return terms
 
     @torch.no_grad()
@@ -87,9 +85,7 @@ class SecondDistillation(Method):
         self.alpha_ce, self.alpha_task, _ = _checked_weights((alpha_ce, alpha_task, 0.0))
         self.temperature = temperature
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         logits = counted_logits(model, batch)
         hard = label_smoothed_nll(logits, batch["targets"], reduction="sum") / counts["targets"]
         if not self.alpha_ce:

@@ -35,16 +35,21 @@ def triple_loss(
     """
     alpha_ce, alpha_mlm, alpha_cos = _checked_weights(weights)
     check_temperature(temperature)
+    # which positions count, and at which of them a token was asked for: (...), boolean
     counted = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask.bool()
     asked = (targets >= 0) & counted
+    # L, a number in float32 at least, with a gradient of zeros where every term is left out
     total = student_logits.new_zeros((), dtype=torch.promote_types(student_logits.dtype, torch.float32))
-    total = total + 0.0 * student_logits.flatten()[:0].sum()  # a gradient of zeros where every term is left out
+    total = total + 0.0 * student_logits.flatten()[:0].sum()
     if alpha_ce:
+        # ... + alpha_ce T^2 mean KL(t || s): a number
         where = asked if restrict_to_mask else counted
         total = total + alpha_ce * soft_target_loss(student_logits, teacher_logits, temperature, where)
     if alpha_mlm:
+        # ... + alpha_mlm mean -log s(y): a number
         total = total + alpha_mlm * label_smoothed_nll(student_logits, targets, mask=asked)
     if alpha_cos:
+        # ... + alpha_cos mean [1 - cos(h_s, h_t)]: a number
         total = total + alpha_cos * cosine_loss(student_hidden, teacher_hidden, counted)
     return total
 
@@ -55,7 +60,9 @@ def smoothed_masking(examples: Iterable[dict], vocabulary: int, exponent: float 
     The counts are those of the training examples {"input_ids"}. `collate_masked_lm` draws the targets of a batch by
     these weights, special tokens never (`train.py`, 271 to 274, and `distiller.py`, 214 to 216; not in the paper).
     """
+    # how often each token stands in the training texts: {token: count}
     counts = Counter(token for example in examples for token in example["input_ids"])
+    # max(count, 1)^-exponent: (V,)
     return torch.tensor([max(counts[token], 1) ** -exponent for token in range(vocabulary)])
 
 

@@ -12,8 +12,6 @@ from kdutils.papers.lssd.method import LSSD
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.tasks.multilingual import ManyToOne, OneToMany
 
-# --- the experiments ---------------------------------------------------------------------------------------------
-
 SCRIPTS, CODE = "experiment_scripts of the official code, TED-8", "official code"
 
 

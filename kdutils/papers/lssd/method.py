@@ -16,7 +16,7 @@ from kdutils.models.snapshots import FrozenCopies
 from kdutils.papers.lssd.objective import lssd_loss
 from kdutils.papers.lssd.schedule import LanguageTeachers
 from kdutils.tasks.multilingual import tag
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 TEACHERS = ("language", "overall", "individual")
 
@@ -64,9 +64,7 @@ class LSSD(Method):
             self.copies.keep(language, self.teacher[tag(language)])
         self.teacher = None  # the copies are all that is needed of them
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         logits, targets, n = counted_logits(model, batch), batch["targets"], counts["targets"]
         theirs = self._teacher_logits(model, batch)
         if self.language_aware and "target_words" not in batch:
@@ -78,7 +76,7 @@ class LSSD(Method):
         smoothing = {"epsilon": self.epsilon, "convention": self.convention, "reduction": "sum"}
         total = lssd_loss(logits, targets, theirs, sentences=sentences, words=words, **self.options, **smoothing)
         terms = {"loss": total / n}
-        if moment.logged:  # the parts apart, for the history; they cost another reading of the logits
+        if step.logged:  # the parts apart, for the history; they cost another reading of the logits
             with torch.no_grad():
                 terms["nll"] = label_smoothed_nll(logits, targets, reduction="sum") / n
                 terms["taught"] = terms["nll"].new_tensor(0.0 if theirs is None else len(targets) / n)
@@ -97,11 +95,11 @@ class LSSD(Method):
         with torch.autocast(batch["targets"].device.type, enabled=False):  # the copies have a precision of their own
             return counted_logits(self.copies.network(name, model), batch)
 
-    def look(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    def extra_scores(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         """taught_<language>: epochs so far in which it was distilled."""
         return {f"taught_{one}": float(count + (one in self.now)) for one, count in self.taught.items()}
 
-    def after_evaluation(self, model: nn.Module, scores: dict[str, float], moment: Moment) -> None:
+    def after_evaluation(self, model: nn.Module, scores: dict[str, float], step: Step) -> None:
         for language in self.now:
             self.taught[language] += 1
         self.now = set()

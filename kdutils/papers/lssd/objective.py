@@ -37,24 +37,33 @@ def gate(
     given = [student_logp, teacher_logp, *([] if sentences is None else [sentences])]
     if any(one.shape != student_logp.shape for one in given):
         raise UserError(f"A gate needs one number a position, not {[tuple(one.shape) for one in given]}.")
-    least = torch.finfo(student_logp.dtype).min  # of a word that is impossible
+    # log p*, log q*: (N,), finite also for a word that is impossible
+    least = torch.finfo(student_logp.dtype).min
     p, q = student_logp.detach().clamp_min(least), teacher_logp.detach().clamp_min(least)
     if kind == "whole":
+        # g = 1: (N,)
         return torch.ones_like(p)
     if level == "sentence":
         if sentences is None:
             raise UserError("A gate of whole sentences needs to know which position belongs to which: give sentences.")
+        # log sum_t p*_t, log sum_t q*_t of the sentence, at each of its positions: (N,)
         p, q = _by_sentence(p, sentences), _by_sentence(q, sentences)
     if kind == "selective":
+        # g = 1 where q* > p*, else the floor: (N,)
         return torch.where(q > p, torch.ones_like(p), torch.full_like(p, floor))
+    # g = min(q* / p*, cap): (N,)
     return (q - p).clamp(max=math.log(cap)).exp()
 
 
 def _by_sentence(logp: Tensor, sentences: Tensor) -> Tensor:
     """At each position, the log of the sum of the probabilities of its sentence."""
+    # the number of its sentence, from 0 to S - 1: (N,)
     _, own = sentences.unique(return_inverse=True)
+    # max_t log p*_t of each sentence, taken off before the exponential: the first S of (N,)
     top = torch.full_like(logp, -math.inf).scatter_reduce(0, own, logp, "amax")
+    # sum_t exp(log p*_t - max): the first S of (N,)
     total = torch.zeros_like(logp).index_add(0, own, (logp - top[own]).exp())
+    # max + log of that sum, at each position: (N,)
     return top[own] + total[own].log()
 
 
@@ -87,28 +96,35 @@ def lssd_loss(
     "mean" divides by the counted positions. Raises UserError for shapes that differ and for a weight or name that
     makes no sense.
     """
+    # CE(p, y), smoothed, at each position: (n,)
     nll = nll_formula(targets, logits.shape[-1], epsilon, convention)
     if logits.shape[:-1] != targets.shape or (teacher_logits is not None and teacher_logits.shape != logits.shape):
         given = [tuple(one.shape) for one in (logits, teacher_logits, targets) if one is not None]
         raise UserError(
             f"Logits and teacher logits must be ({', '.join(map(str, [*targets.shape, 'V']))}), not {given}."
         )
+    # a of CE and b of g H: two numbers
     weights = checked_weights(weight, combine)
     _check_gate(kind, level, floor, cap)
     if top_k < 0:
         raise UserError(f"top_k is {top_k}: choose how many words of the teacher count, or 0 for all.")
     if teacher_logits is None:
+        # CE, reduced: a number, or (...) for "none"
         return weighted_sum([(1.0, nll)], logits[None], mask, reduction)
+    # q, over the words that it may use, its K largest: (..., V)
     teacher = FixedTeacher(teacher_logits, words, top_k)
     if sentences is None and targets.ndim == 2:
         sentences = torch.arange(len(targets), device=targets.device)[:, None].expand_as(targets)
     if sentences is not None and sentences.shape != targets.shape:
         raise UserError(f"Sentences have the shape {tuple(sentences.shape)}, the positions {tuple(targets.shape)}.")
+    # the sentence of each position: (N,)
     numbers = None if sentences is None else sentences.reshape(-1)
 
     def gates(p: Tensor, q: Tensor, rows: Tensor) -> Tensor:
+        # g of the counted positions: (n,)
         return gate(p, q, kind, level, None if numbers is None else numbers[rows], floor, cap)
 
+    # a CE + b g H(q, p), reduced: a number, or (...) for "none"
     return gated_distillation(nll, logits, targets, teacher, gates, weights, mask, reduction)
 
 

@@ -12,8 +12,6 @@ from kdutils.tasks.classification import Classification
 from kdutils.tasks.scores import dropout_scores
 from kdutils.tasks.translation import Translation
 
-# --- the experiments ---------------------------------------------------------------------------------------------
-
 SCRIPT = "script/run_train.sh of the official code"
 GLUE = "Hugging Face README of the official code"
 
@@ -82,13 +80,13 @@ ARMS = (
     Arm("baseline_2x", "baseline, twice the updates", plain, doubled),
     Arm("r_drop", "R-Drop", r_drop),
 )
-LOOKED_AT = 100  # rows: the dropout scores take three passes over them
+SCORED_ROWS = 100  # rows: the dropout scores take three passes over them
 
 
-def look(task: Task, model: PreTrainedModel) -> dict[str, float]:
+def extra_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
     """What dropout does to a model: kl between two passes (validation), the gap of Proposition 2.1, train loss."""
-    held_out = dropout_scores(model, task.fixed_batches("validation", LOOKED_AT))
-    seen = dropout_scores(model, task.fixed_batches("train", LOOKED_AT))
+    held_out = dropout_scores(model, task.fixed_batches("validation", SCORED_ROWS))
+    seen = dropout_scores(model, task.fixed_batches("train", SCORED_ROWS))
     return {
         "kl": held_out["kl"],
         "dropout_gap": abs(held_out["train_mode_loss"] - held_out["eval_mode_loss"]),
@@ -97,6 +95,6 @@ def look(task: Task, model: PreTrainedModel) -> dict[str, float]:
 
 
 EXPERIMENTS = (
-    Experiment("r_drop", Translation, TRANSLATION, ARMS, look),
-    Experiment("r_drop", Classification, CLASSIFICATION, ARMS, look),
+    Experiment("r_drop", Translation, TRANSLATION, ARMS, extra_scores),
+    Experiment("r_drop", Classification, CLASSIFICATION, ARMS, extra_scores),
 )

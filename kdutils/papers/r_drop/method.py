@@ -11,7 +11,7 @@ from kdutils.core.errors import UserError
 from kdutils.losses.divergences import label_smoothed_nll, symmetric_kl
 from kdutils.models.forward import counted_logits
 from kdutils.papers.r_drop.objective import k_step, r_drop_loss
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 
 class RDrop(Method):
@@ -31,16 +31,14 @@ class RDrop(Method):
         super().__init__(epsilon, convention)
         self.alpha, self.k, self.m = alpha, k, m
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
-        if not k_step(moment.update, self.k):
-            return super().loss(model, batch, counts, moment)
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
+        if not k_step(step.update, self.k):
+            return super().loss(model, batch, counts, step)
         logits, targets = counted_logits(model, batch, copies=self.m), batch["targets"]
         smoothing = {"epsilon": self.epsilon, "convention": self.convention}
         total = r_drop_loss(logits, targets, self.alpha, **smoothing, reduction="sum")
         terms = {"loss": total / counts["targets"]}
-        if moment.logged:  # the two parts apart, for the history; they cost another reading of the logits
+        if step.logged:  # the two parts apart, for the history; they cost another reading of the logits
             with torch.no_grad():
                 terms["nll"] = label_smoothed_nll(logits[0], targets, reduction="sum") / counts["targets"]
                 terms["kl"] = symmetric_kl(logits[0], logits[1], reduction="sum") / counts["targets"]

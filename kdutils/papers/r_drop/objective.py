@@ -34,10 +34,12 @@ def r_drop_loss(
         raise UserError(f"R-Drop compares two passes: logits must be (2, ..., V), not {tuple(logits.shape)}.")
     if logits.shape[1:-1] != targets.shape:
         raise UserError(f"Logits {tuple(logits.shape)} need targets {tuple(logits.shape[1:-1])}.")
+    # -log P_1(y) - log P_2(y), smoothed, at each position: (n,)
     cross_entropies = nll_formula(targets, logits.shape[-1], epsilon, convention)
-    # X = (1/M^2) sum over pairs of both directions, so the mean over pairs of the symmetric KL is X M/(M-1);
-    # for two passes the weight below is 2 alpha, because X is then half of the symmetric KL
+    # alpha M/2 M/(M-1), the weight of X = (1/M^2) sum over pairs of both directions: a number. The mean over pairs of
+    # the symmetric KL is X M/(M-1); for two passes the weight is 2 alpha, because X is half of the symmetric KL
     weight = alpha * passes / 2 * passes / (passes - 1)
+    # the sum of both, reduced: a number, or (...) for "none"
     return weighted_sum([(1.0, cross_entropies), (weight, x_formula())], logits, mask, reduction)
 
 

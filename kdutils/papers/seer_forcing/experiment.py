@@ -10,8 +10,6 @@ from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation
 
-# --- the experiment ----------------------------------------------------------------------------------------------
-
 README, CODE = "README of the official code", "official code"
 SETTINGS = Translation.settings_table.extended(
     Setting("alpha", 0.5, 0.5, 0.5, "weight of the labels in the conventional decoder; the seer has 1 - alpha",

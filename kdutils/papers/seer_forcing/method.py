@@ -14,7 +14,7 @@ from kdutils.losses.divergences import kl_divergence, label_smoothed_nll
 from kdutils.models.forward import mode
 from kdutils.papers.seer_forcing.decoder import SeerDecoder, check_seer, two_decoders, visible_positions
 from kdutils.papers.seer_forcing.objective import adversarial_losses, checked_weights, l2_loss, seer_loss
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 
 TRANSFERS = ("kd", "l2", "adversarial")
 LONGEST_TRIAL = 24  # words: a sentence is compared with itself once for each, over the whole vocabulary
@@ -65,15 +65,13 @@ class SeerForcing(Method):
     def modules(self) -> dict[str, nn.Module]:
         return dict(self.networks.items())
 
-    def loss(
-        self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], moment: Moment
-    ) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         logits, hidden = two_decoders(model, self.networks["seer"], batch)
         targets, n = batch["targets"], counts["targets"]
         smoothing = {"epsilon": self.epsilon, "convention": self.convention}
         total = seer_loss(logits, targets, **smoothing, reduction="sum", weights=self.weights)
         terms = {"loss": (total + self._matched(hidden)) / n}
-        if moment.logged:  # the parts apart, for the history; they cost another reading of the logits
+        if step.logged:  # the parts apart, for the history; they cost another reading of the logits
             with torch.no_grad():
                 conventional, seer = logits
                 terms["nll"] = label_smoothed_nll(conventional, targets, reduction="sum") / n
@@ -90,7 +88,7 @@ class SeerForcing(Method):
         fooling, telling = adversarial_losses(self.networks["discriminator"], *hidden, reduction="sum")
         return self.transfer_weight * fooling + telling
 
-    def look(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+    def extra_scores(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         return seer_scores(model, self.networks["seer"], batches)
 
 

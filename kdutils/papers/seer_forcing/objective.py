@@ -26,13 +26,14 @@ class _Forcing(Formula):
         a, b, c = self.weights
         # H(p_s, p_c) = -sum_v p_s(v) log p_c(v): (n,)
         soft = -(p_s * logp[0]).sum(-1) if c else 0.0
+        # a CE(p_c) + b CE(p_s) + c H: (n,)
         return a * self.nll.value(rows, logp[:1]) + b * self.nll.value(rows, logp[1:]) + c * soft
 
     def value_and_slope(self, rows: Tensor | slice, logp: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         a, b, c = self.weights
         # d CE(p_c), d CE(p_s): (2, n, V); of the sum over the passes, so each pass has its own
         _, slope = self.nll.value_and_slope(rows, logp, p)
-        # a d CE(p_c) + c (p_c - p_s), and b d CE(p_s)
+        # a d CE(p_c) + c (p_c - p_s), and b d CE(p_s): (n, V) each
         slope[0].mul_(a)
         if c:
             slope[0].add_(p[0], alpha=c).sub_(p[1], alpha=c)
@@ -63,8 +64,11 @@ def seer_loss(
     if logits.ndim < 2 or logits.shape[0] != 2 or logits.shape[1:-1] != targets.shape:
         wanted = f"(2, {', '.join(map(str, [*targets.shape, 'V']))})"
         raise UserError(f"Seer forcing compares two decoders: logits must be {wanted}, not {tuple(logits.shape)}.")
+    # CE, smoothed, of each decoder at each position: (n,)
     nll = nll_formula(targets, logits.shape[-1], epsilon, convention)
+    # alpha CE(p_c) + CE(p_s) + (1 - alpha) H(sg p_s, p_c): (n,)
     formula = _Forcing(nll, checked_weights(alpha) if weights is None else _not_negative(weights))
+    # reduced: a number, or (...) for "none"
     return rowwise(formula, (logits,), mask, reduction)
 
 
@@ -78,6 +82,7 @@ def l2_loss(student_hidden: Tensor, seer_hidden: Tensor, reduction: str = "mean"
         shapes = f"{tuple(student_hidden.shape)} and {tuple(seer_hidden.shape)}"
         raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
+    # mean_d (h_c - sg h_s)^2: (...)
     apart = (student_hidden.to(exact) - seer_hidden.detach().to(exact)).square().mean(-1)
     return reduced(apart, reduction)
 
@@ -91,10 +96,14 @@ def adversarial_losses(
     into the discriminator only, which gives one logit a position. The paper compares distillation with adversarial
     learning; its text was not at hand, so states, network and this non-saturating form are our choice.
     """
+    # D with weights that have no gradient: fooling must not teach it
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
+    # D(h_c) as a logit, its gradient into h_c: (...)
     judged = torch.func.functional_call(discriminator, frozen, (student_hidden,))[..., 0].to(exact)
+    # D(sg h_s) and D(sg h_c) as logits, their gradients into D: (...)
     real, fake = (discriminator(hidden.detach())[..., 0].to(exact) for hidden in (seer_hidden, student_hidden))
+    # -log D(h_c), and -log D(h_s) - log(1 - D(h_c)), by -log sigmoid(x) = softplus(-x), reduced: numbers, or (...)
     return reduced(F.softplus(-judged), reduction), reduced(F.softplus(-real) + F.softplus(fake), reduction)
 
 

@@ -17,12 +17,12 @@ from kdutils.models.build import parameter_count, translation_model
 from kdutils.papers.lssd.method import LSSD
 from kdutils.papers.lssd.objective import lssd_loss
 from kdutils.tasks.multilingual import tag
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import one_sentence
 
-NOW = Moment(update=2, updates=10, epoch=0, logged=True)
-SILENT = Moment(update=3, updates=10, epoch=0, logged=False)
+NOW = Step(update=2, updates=10, epoch=0, logged=True)
+SILENT = Step(update=3, updates=10, epoch=0, logged=False)
 PAIR = ("de", "ko")
 
 # Validation losses (de, ko) at the end of epochs 1 to 7, and by hand who is taught in each: whoever has kept a
@@ -52,8 +52,8 @@ def move(net) -> None:
             p.add_(0.1 * torch.randn_like(p))
 
 
-def loss(method, net, *batches, moment=SILENT) -> torch.Tensor:
-    return sum(method.loss(net, one, counts(*batches), moment)["loss"] for one in batches)
+def loss(method, net, *batches, step=SILENT) -> torch.Tensor:
+    return sum(method.loss(net, one, counts(*batches), step)["loss"] for one in batches)
 
 
 def gradients(net) -> list[torch.Tensor]:
@@ -348,14 +348,14 @@ def test_the_parts_are_only_computed_where_they_are_written_down(same_draws):
 
 def test_an_epoch_counts_once_however_many_of_its_batches_are_taught(same_draws):
     net, method, _ = after(3)
-    assert method.look(net, []) == {"taught_de": 0.0, "taught_ko": 0.0}
+    assert method.extra_scores(net, []) == {"taught_de": 0.0, "taught_ko": 0.0}
     loss(method, net, batch("de"), batch("de"), batch("ko"))
-    for _ in range(2):
-        assert method.look(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}  # the epoch under way is one of them
+    for _ in range(2):  # the epoch under way is one of those that are counted
+        assert method.extra_scores(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}
     method.after_evaluation(net, scores(*LOSSES[3]), NOW)
-    assert method.look(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}
+    assert method.extra_scores(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}
     method.after_evaluation(net, scores(*LOSSES[4]), NOW)
-    assert method.look(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}
+    assert method.extra_scores(net, []) == {"taught_de": 1.0, "taught_ko": 0.0}
 
 
 @pytest.mark.parametrize("epochs", range(6))
@@ -371,13 +371,13 @@ def test_what_is_restored_teaches_as_before(epochs, same_draws):
     other.attach(net)
     other.after_evaluation(net, scores(0.1, 0.1), NOW)  # what is forgotten
     other.restore(torch.load(file, weights_only=True))
-    assert other.look(net, []) == method.look(net, [])
+    assert other.extra_scores(net, []) == method.extra_scores(net, [])
     move(net)
     for losses in LOSSES[epochs + 1 : epochs + 3]:
         assert loss(other, net, batch("ko"), batch("de")) == loss(method, net, batch("ko"), batch("de"))
         for one in (method, other):
             one.after_evaluation(net, scores(*losses), NOW)
-        assert other.look(net, []) == method.look(net, []) and other.bank.state() == method.bank.state()
+        assert other.extra_scores(net, []) == method.extra_scores(net, []) and other.bank.state() == method.bank.state()
 
 
 def test_a_method_that_is_attached_again_starts_anew(same_draws):
@@ -385,7 +385,7 @@ def test_a_method_that_is_attached_again_starts_anew(same_draws):
     loss(method, net, batch("de"))
     other = translation_model(tiny.VOCABULARY, 32, 1, 2, 16, dropout=0.0, max_length=16)
     method.attach(other)
-    assert method.look(other, []) == {"taught_de": 0.0, "taught_ko": 0.0}
+    assert method.extra_scores(other, []) == {"taught_de": 0.0, "taught_ko": 0.0}
     for value in (2.0, 1.0):
         assert method._teacher_logits(other, batch("de")) is None
         method.after_evaluation(other, scores(value, 1.0), NOW)

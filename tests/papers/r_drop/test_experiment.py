@@ -1,4 +1,4 @@
-"""R-Drop as a training method and as an experiment; its objective is in test_r_drop_objective.py."""
+"""R-Drop as a training method and as an experiment; its objective is in test_objective.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdutils.core.errors import UserError
 from kdutils.data.batches import collate_translation
 from kdutils.models.forward import counted_logits
 from kdutils.papers.r_drop.claims import CLAIMS
-from kdutils.papers.r_drop.experiment import ARMS, EXPERIMENTS, look
+from kdutils.papers.r_drop.experiment import ARMS, EXPERIMENTS, extra_scores
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.papers.r_drop.objective import r_drop_loss
 from kdutils.study import claims
@@ -18,12 +18,12 @@ from kdutils.study.experiment import resolve
 from kdutils.study.running import folder, load_model, run
 from kdutils.tasks.scores import dropout_scores
 from kdutils.training.loop import fit
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import SMALL, assert_same_weights, one_sentence
 
-NOW = Moment(update=2, updates=10, epoch=0, logged=True)
-SILENT = Moment(update=3, updates=10, epoch=0, logged=False)
+NOW = Step(update=2, updates=10, epoch=0, logged=True)
+SILENT = Step(update=3, updates=10, epoch=0, logged=False)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_in_between_the_k_th_updates_the_loss_is_the_plain_one(batch):
     watch, method = Watch(net), RDrop(alpha=5.0, k=3, epsilon=0.1)
     losses = []
     for update in range(1, 8):
-        losses.append(method.loss(net, batch, counts, Moment(update, 10, 0, True)))
+        losses.append(method.loss(net, batch, counts, Step(update, 10, 0, True)))
     assert watch.rows == [5, 5, 10, 5, 5, 10, 5]
     plain = Method(epsilon=0.1).loss(net, batch, counts, NOW)["loss"]
     for update, terms in enumerate(losses, start=1):
@@ -288,10 +288,10 @@ def test_no_layer_is_dropped_for_both_halves_at_once(trained):
 def test_what_is_looked_at_is_zero_without_dropout(trained):
     experiment = EXPERIMENTS[0]
     task = experiment.task(trained["settings"]["translation"].changed(dropout=0.0))
-    seen = look(task, task.model(1))
+    seen = extra_scores(task, task.model(1))
     assert seen["kl"] == 0.0 and seen["dropout_gap"] == 0.0 and seen["train_loss"] > 0
     with_dropout = experiment.task(trained["settings"]["translation"].changed(dropout=0.3)).model(1)
-    assert look(task, with_dropout)["kl"] > 0.0
+    assert extra_scores(task, with_dropout)["kl"] > 0.0
 
 
 def test_the_papers_own_settings_are_in_the_tables():

@@ -25,7 +25,7 @@ from kdutils.study.running import folder, load_method, load_model, run
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation
 from kdutils.training.loop import Recipe
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 from tests.tiny import SMALL, assert_same_weights, fingerprint, one_sentence
 
 EXPERIMENT = EXPERIMENTS[0]
@@ -147,7 +147,7 @@ def test_the_longer_baseline_has_the_updates_that_the_method_costs(trained):
 
 def flops(net, method, batch) -> dict[str, int]:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        terms = method.loss(net, batch, {"targets": 1}, Moment(1, 10, 0, False))
+        terms = method.loss(net, batch, {"targets": 1}, Step(1, 10, 0, False))
         terms["loss"].backward()
     return {str(name): number for name, number in counter.get_flop_counts()["Global"].items()}
 
@@ -389,5 +389,5 @@ def test_real_data(real_data, tmp_path):
     assert metrics["test_seer_loss"] > 0 and metrics["test_seer_leak"] < 1e-3 and metrics["test_past_leak"] < 1e-3
     net = load_model(EXPERIMENT, settings, "seer_forcing", 1, tmp_path)
     method = load_method(EXPERIMENT, settings, "seer_forcing", net, 1, tmp_path)
-    seen = method.look(net, Translation(settings).fixed_batches("test"))
+    seen = method.extra_scores(net, Translation(settings).fixed_batches("test"))
     assert seen["seer_loss"] == pytest.approx(metrics["test_seer_loss"], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Seer Forcing as a training method and as an experiment; its objective is in test_seer_forcing_objective.py."""
+"""Seer Forcing as a training method and as an experiment; its objective is in test_objective.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kdutils.papers.seer_forcing.method import SeerForcing
 from kdutils.papers.seer_forcing.objective import adversarial_losses, l2_loss, seer_loss
 from kdutils.study.experiment import resolve
 from kdutils.training.loop import fit
-from kdutils.training.method import Method, Moment
+from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import one_sentence
 
-NOW = Moment(update=2, updates=10, epoch=0, logged=True)
-SILENT = Moment(update=3, updates=10, epoch=0, logged=False)
+NOW = Step(update=2, updates=10, epoch=0, logged=True)
+SILENT = Step(update=3, updates=10, epoch=0, logged=False)
 TRANSFERS = ("kd", "l2", "adversarial")
 
 
@@ -277,13 +277,13 @@ def test_what_is_looked_at_is_what_a_plain_recomputation_finds(reading):
     net = pair(method, dropout=0.3).train()
     batches = list(tiny.batches(12, max_tokens=30))
     assert len({len(batch["targets"]) for batch in batches}) > 1  # a mean of means would differ
-    seen = method.look(net, batches)
+    seen = method.extra_scores(net, batches)
     net.eval(), method.networks.eval()
     assert set(seen) == {"seer_loss", "seer_accuracy", "seer_kl", "seer_leak", "past_leak"}
     for name, value in looked_at(net, method, batches).items():
         assert seen[name] == pytest.approx(value, rel=1e-5), name
     assert seen["seer_leak"] <= 1e-5 and seen["past_leak"] <= 1e-5
-    assert seen == method.look(net, iter(batches))
+    assert seen == method.extra_scores(net, iter(batches))
 
 
 @pytest.mark.parametrize("reading", ["reversed", "masked"])
@@ -291,7 +291,7 @@ def test_with_a_shift_of_one_the_answer_leaks_and_the_look_says_how_much(reading
     method = SeerForcing(reading=reading, shift=1)
     net, rows = pair(method).eval(), sorted(tiny.examples(6), key=lambda row: len(row["target"]))
     batch = collate_translation()(rows)
-    seen = method.look(net, [batch, collate_translation()(rows[:1])])
+    seen = method.extra_scores(net, [batch, collate_translation()(rows[:1])])
     method.networks.eval()
     leak, _ = most_changed(net, method, next(row for row in rows if len(row["target"]) == len(rows[-1]["target"])))
     assert leak > 0.1 and seen["seer_leak"] == pytest.approx(leak, rel=1e-4)
@@ -310,7 +310,7 @@ def test_a_model_that_sees_later_words_is_found_out(monkeypatch):
 
     method.networks.eval()
     monkeypatch.setattr(paper, "two_decoders", swapped)
-    seen = method.look(net, [collate_translation()([row])])
+    seen = method.extra_scores(net, [collate_translation()([row])])
     monkeypatch.setattr(f"{__name__}.two_decoders", swapped)
     leak, past = most_changed(net, method, row)
     assert past > 0.1 and seen["past_leak"] == pytest.approx(past, rel=1e-4)
@@ -329,7 +329,7 @@ def test_looking_leaves_modes_random_numbers_and_gradients_alone(batch):
     state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     kept = {name: tensor.clone() for name, tensor in batch.items()}
     before = tiny.weights(net)
-    method.look(net, [batch])
+    method.extra_scores(net, [batch])
     assert modes == [m.training for m in modules] and len(set(modes)) == 2
     assert hooks == [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules]
     assert_equal(slopes, [p.grad for p in parameters if p.grad is not None])
@@ -343,16 +343,16 @@ def test_looking_leaves_modes_random_numbers_and_gradients_alone(batch):
 def test_one_word_and_no_word():
     method = SeerForcing()
     net = pair(method).eval()
-    seen = method.look(net, [collate_translation()([{"source": [7, 2], "target": [2]}])])
+    seen = method.extra_scores(net, [collate_translation()([{"source": [7, 2], "target": [2]}])])
     assert seen["seer_leak"] == seen["past_leak"] == 0.0 and seen["seer_loss"] > 0
     batch = collate_translation()(tiny.examples(2))
     nothing = {**batch, "positions": batch["positions"][:0], "targets": batch["targets"][:0],
                "labels": torch.full_like(batch["labels"], -100)}  # fmt: skip
     for batches in ([], [nothing]):
         with pytest.raises(UserError, match="No token of these batches counts") as caught:
-            method.look(net, batches)
+            method.extra_scores(net, batches)
         one_sentence(caught.value)
-    assert method.look(net, [nothing, batch]) == method.look(net, [batch])
+    assert method.extra_scores(net, [nothing, batch]) == method.extra_scores(net, [batch])
 
 
 # ---------------------------------------------------------------- a training
@@ -379,7 +379,7 @@ def test_distillation_moves_the_student_towards_its_seer():
         method = SeerForcing(alpha, dropout=0.0)
         net, rows, _ = trained_by(method, dropout=0.0, updates=120)
         assert_both_learnt(rows)
-        kl[alpha] = method.look(net, tiny.held_out())["seer_kl"]
+        kl[alpha] = method.extra_scores(net, tiny.held_out())["seer_kl"]
     assert kl[0.25] < 0.75 * kl[1.0], kl
 
 
