@@ -157,7 +157,7 @@ def exclusive(folder: str | os.PathLike, wait: float = 0.0, note: str = "") -> I
             if wait > 0:
                 print(note or f"Waiting for another run that writes into {shown_path(folder)}", flush=True)
             try:
-                lock.acquire(timeout=min(wait, 1e7), poll_interval=0.2)
+                lock.acquire(timeout=max(0.0, min(wait, 1e7)), poll_interval=0.2)  # below 0 is for ever
             except filelock.Timeout as error:
                 left = "" if falls else f"; if none is at work there, because it was killed, delete {lock.lock_file}"
                 raise UserError(

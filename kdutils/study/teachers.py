@@ -47,7 +47,8 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
     folder = teacher_folder(task, runs)
     checked_seeds([task.settings.teacher_seed])
     if _is_missing(folder):
-        wait = {"wait": math.inf, "note": "Waiting for the teacher, which another run trains"}
+        patience = math.inf if until is None else until - time.monotonic()
+        wait = {"wait": patience, "note": "Waiting for the teacher, which another run trains"}
         with exclusive(folder, **wait) if main_process() else contextlib.nullcontext():
             if _is_missing(folder):  # else another run has trained it meanwhile
                 _pretrain(task, folder, until)

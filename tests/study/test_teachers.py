@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import shutil
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,8 +229,26 @@ def test_a_pretraining_that_is_out_of_time_pauses_and_goes_on(task, runs, tmp_pa
 
 def test_two_processes_do_not_train_one_teacher_at_once(task, tmp_path):
     with exclusive(teacher_folder(task, tmp_path)), pytest.raises(UserError, match="Another run") as caught:
-        teacher_of(task, tmp_path)
+        teacher_of(task, tmp_path, until=time.monotonic())  # there is no time to wait
     one_sentence(caught.value)
+
+
+def test_the_second_waits_until_the_first_lets_go(task, runs, tmp_path, capsys):
+    held, let_go = threading.Event(), threading.Event()
+
+    def first():
+        with exclusive(teacher_folder(task, tmp_path)):
+            held.set()
+            let_go.wait(30)
+
+    other = threading.Thread(target=first)
+    other.start()
+    held.wait(30)
+    threading.Timer(0.5, let_go.set).start()
+    started = time.monotonic()
+    assert_same_weights(teacher_of(task, tmp_path), teacher_of(task, runs))
+    other.join()
+    assert time.monotonic() - started > 0.5 and "Waiting for the teacher" in capsys.readouterr().out
 
 
 def test_what_another_run_has_trained_while_this_one_waited_is_loaded(task, runs, tmp_path, monkeypatch):
