@@ -1,9 +1,8 @@
-"""A network taught by its own past: who teaches in which epoch, and frozen copies that take no room on the device.
+"""Snapshots of a network's past: any number of frozen copies, of which one at a time takes room on the device.
 
->>> teachers, copies = LanguageTeachers(["de", "ko"]), FrozenCopies()
->>> for language in teachers.update({"de": 4.0, "ko": 5.5}):      # the end of an epoch
-...     copies.keep("1", model)                                   # one copy, whoever's teacher it is
->>> network = copies.network("1", model)                          # on the device, in evaluation mode
+>>> copies = FrozenCopies()
+>>> copies.keep("epoch 1", model)
+>>> network = copies.network("epoch 1", model)                    # on the device, in evaluation mode
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from kdutils.core.machine import device
-
-# --- their weights -----------------------------------------------------------------------------------------------
 
 
 class FrozenCopies:

@@ -4,8 +4,7 @@
 >>> story = teacher_story(task, "runs")         # its training curve, and the minutes that it took
 
 One masked language model serves every student, every seed and every paper that asks for one with the same settings.
-It lies in `<runs>/teachers/masked_lm-<digest>/`, written last so that it is whole or absent; an interrupted training
-goes on. Translators of one language each (`individual_teachers`) belong to one run.
+It lies in `<runs>/teachers/masked_lm-<digest>/`; an interrupted training goes on, and a second run waits for the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What every task shares: a corpus and a tokenizer, made once, and the settings of data, shape and training."""
+"""What every task shares: a corpus and a tokenizer, made once, and the settings of data, shape and training.
+
+A task knows nothing of any paper. Its table of settings has the values of the demo and study presets; a paper takes
+the table, adds its own lines and fills in the values of the paper.
+"""
 
 from __future__ import annotations
 

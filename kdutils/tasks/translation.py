@@ -1,12 +1,9 @@
-"""What can be learnt: a corpus, a tokenizer, a model and its scores, behind one small interface.
+"""Translation of one language into another, by an encoder-decoder that is trained from scratch.
 
 >>> task = Translation(settings)              # loads the corpus, trains the tokenizer
 >>> model = task.model(seed=1)
 >>> task.validate(model)
 {'loss': 6.9, 'accuracy': 0.01, 'perplexity': 992.0}
-
-A task knows nothing of any paper. Its table of settings has the values of the demo and study presets; a paper
-takes the table, adds its own lines and fills in the values of the paper.
 """
 
 from __future__ import annotations
