@@ -538,5 +538,5 @@ def test_what_stands_in_the_way_of_the_report_is_named(tmp_path):
         with pytest.raises(UserError, match=fault):
             report.write_report(tmp_path / runs, tmp_path / "results")
     (tmp_path / "runs/report.md").mkdir(parents=True)
-    with pytest.raises(UserError, match="report.md could not be read or written"):
+    with pytest.raises(UserError, match="report.md is a folder, where a file should be"):
         report.write_report(tmp_path / "runs", tmp_path / "results")
