@@ -75,7 +75,7 @@ def executed_notebooks(runs: str | os.PathLike = "runs") -> list[dict]:
     for path in _files(runs, "*status.json"):
         try:
             status = dict(read_json(path))
-        except (UserError, RecursionError, TypeError, ValueError) as error:
+        except (UserError, TypeError, ValueError) as error:
             status = {"status": "unknown", "error": str(error)}
         found.append({**status, "path": path.parent / Path(str(status.get("notebook", path.name))).name})
     return found

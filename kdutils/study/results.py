@@ -39,12 +39,8 @@ def recorded(name: str, results: str | Path = HOME / "results") -> list[Record]:
 
 def read(path: str | os.PathLike) -> Record:
     """The record in a file. Raises UserError, in one sentence, when it cannot be read or is no record."""
-    try:
-        found = read_json(path)
-        fault = "it is nested too deeply" if _deeper(found, 20) else _fault(found, SHAPE)
-    except RecursionError:  # by the reader of JSON
-        fault = "it is nested too deeply"
-    if fault:
+    found = read_json(path)
+    if fault := "it is nested too deeply" if _deeper(found, 20) else _fault(found, SHAPE):
         raise UserError(f"{path} is JSON but not a record: {fault}.")
     return {"task": "", "settings": {}, "overrides": {}, "provenance": {}, **found}
 
