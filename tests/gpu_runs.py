@@ -8,6 +8,7 @@ In a test, `on_a_gpu("9.0", "notebook", ...)` is such a process.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from kdutils.runner import load
 from kdutils.study import kept, running
 from kdutils.study.experiment import resolve
 from kdutils.tasks import masked_lm
-from tests.pretend_gpu import run_notebook
+from tests.pretend_gpu import run_notebook, skip_without_compiler
 from tests.tiny import HOME, SMALL, timeless
 
 TRAINED = {**SMALL, "precision": "auto", "updates": 4, "vocab_size": 400, "max_tokens": 200}
@@ -65,6 +66,7 @@ SHAPE = {
 
 def on_a_gpu(capability: str, *arguments: str | Path) -> subprocess.CompletedProcess:
     """Runs this file in a process of its own, which sees a GPU of that compute capability."""
+    skip_without_compiler()
     kept_back = ("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES")
     environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "KDUTILS_HEADLESS": "1"}
@@ -78,7 +80,7 @@ def on_a_gpu(capability: str, *arguments: str | Path) -> subprocess.CompletedPro
 
 
 def train(place: Path, in_pieces: list[str]) -> dict[str, Any]:
-    """What became of all arms of all experiments, and of some whose every training was stopped once and gone on with."""
+    """What became of all arms of every experiment, and of some whose every training stopped once and went on."""
     masked_lm.QUESTIONS = 1  # the grammar takes its time for each
     whole = {name: found(name, place / "whole") for name in EXPERIMENTS}
     stop_each_once()
@@ -138,6 +140,7 @@ def shrink(notebook: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.pop("ACCELERATE_USE_CPU")  # tests.tiny has set it, for everybody else
+    gc.freeze()  # each arm collects garbage before it measures its memory: what was imported need not be gone through
     what, place, *rest = sys.argv[1:]
     if what == "experiments":
         write_json(Path(place) / "found.json", train(Path(place), rest))

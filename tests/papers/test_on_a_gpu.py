@@ -1,4 +1,4 @@
-"""Every arm of every experiment on a GPU, which is a pretend one: whole and in pieces, in float16 and in bfloat16."""
+"""Every arm of every experiment on a GPU, which is a pretend one: in float16 and in bfloat16, whole and in pieces."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from kdutils.runner import load
 from tests.gpu_runs import EXPERIMENTS, on_a_gpu
 from tests.pretend_gpu import NAMES
 
 pytestmark = pytest.mark.gpu
 
-# Each experiment goes on from a pause in one of the two precisions.
+# by compute capability, which decides the precision: what goes on from a pause there
 IN_PIECES = {
     "7.5": ["r_drop/translation", "seer_forcing/translation", "lssd/one_to_many"],
     "9.0": ["r_drop/classification", "lssd/many_to_one", "distilbert/masked_lm"],
@@ -22,8 +23,7 @@ IN_PIECES = {
 
 @pytest.fixture(scope="module", params=IN_PIECES)
 def trained(request, tmp_path_factory):
-    """What a process with such a GPU has found; it must end as it should."""
-    request.getfixturevalue("has_compiler")
+    """The capability, and what a process with such a GPU found; it must end as it should."""
     place = tmp_path_factory.mktemp("gpu")
     done = on_a_gpu(request.param, "experiments", place, *IN_PIECES[request.param])
     assert done.returncode == 0, done.stderr[-4000:]
@@ -31,6 +31,7 @@ def trained(request, tmp_path_factory):
 
 
 def numbers(found: Any) -> list[float]:
+    """All numbers in nested containers."""
     if isinstance(found, dict | list):
         return [number for one in (found.values() if isinstance(found, dict) else found) for number in numbers(one)]
     return [found] if isinstance(found, int | float) else []
@@ -38,11 +39,18 @@ def numbers(found: Any) -> list[float]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_arm_trains_to_finite_numbers_and_names_the_gpu(name, trained):
-    capability, found = trained
+    (capability, found), (paper, _, task) = trained, name.partition("/")
     arms = found["whole"][name]
-    paper, _, task = name.partition("/")
-    assert list(arms) == [arm.name for e in load(paper).EXPERIMENTS if e.name == task for arm in e.arms]
+    assert list(arms) == [arm.name for one in load(paper).EXPERIMENTS if one.name == task for arm in one.arms]
     for arm in arms.values():
         assert arm["device"] == NAMES[tuple(map(int, capability.split(".")))]
-        assert all(map(math.isfinite, numbers(arm))) and arm["weights"]
-    assert capability != "7.5"
+        assert arm["weights"] and len(arm["history"]) and len(arm["metrics"]) > 5
+        assert all(map(math.isfinite, numbers(arm)))
+
+
+def test_an_arm_that_was_stopped_ends_with_the_same_weights_and_numbers(trained):
+    capability, found = trained
+    assert list(found["pieces"]) == IN_PIECES[capability]
+    for name, arms in found["pieces"].items():
+        for arm, one in arms.items():
+            assert one == found["whole"][name][arm], f"{name}, {arm}"
