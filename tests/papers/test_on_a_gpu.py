@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from kdutils.papers import seer_forcing
 from kdutils.runner import load
+from kdutils.study.experiment import resolve
+from kdutils.study.running import run
 from tests.gpu_runs import EXPERIMENTS, on_a_gpu
 from tests.pretend_gpu import NAMES
 
@@ -54,3 +57,14 @@ def test_an_arm_that_was_stopped_ends_with_the_same_weights_and_numbers(trained)
     for name, arms in found["pieces"].items():
         for arm, one in arms.items():
             assert one == found["whole"][name][arm], f"{name}, {arm}"
+
+
+def test_the_peak_memory_of_an_arm_does_not_depend_on_those_before_it(gpu, tmp_path):
+    gpu(9, 0)
+    (experiment,) = seer_forcing.EXPERIMENTS
+    settings = resolve([experiment], "demo", {**EXPERIMENTS["seer_forcing/translation"], "updates": 2})["translation"]
+    task, peaks = experiment.task(settings), []
+    for arms in (["l2"], ["seer_forcing", "joint", "l2"]):
+        (record,) = run(experiment, settings, [1], tmp_path / str(len(arms)), arms, task=task)
+        peaks.append({arm: one["metrics"]["peak_memory_mb"] for arm, one in record["arms"].items()})
+    assert peaks[0]["l2"] == peaks[1]["l2"] > peaks[1]["joint"] > 0
