@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_cost import SHAPE, add_shape, random_batch, ratio, shape_of
+from step_cost import SHAPE, add_shape, random_batch, ratio, shape_of, update
 
 from kdutils.core import machine
 from kdutils.core.files import write_json
@@ -40,8 +40,8 @@ def main() -> None:
               f"{row['device_mb']:>12.1f}{row['all_on_device_mb']:>15.1f}")  # fmt: skip
     device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
-    record = {"shape": shape, "rows": rows, "provenance": machine.provenance()}
-    write_json(HERE / f"lssd-teachers-{device}.json", record)
+    record = {"shape": shape, "precision": machine.choose_precision(width=options.width)[1], "rows": rows}
+    write_json(HERE / f"lssd-teachers-{device}.json", {**record, "provenance": machine.provenance()})
 
 
 def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     for epoch in range(count + 2):  # language i is best in epoch i + 1, the first in the first
         scores = {f"smoothed_loss_{one}": float(epoch != number) for number, one in enumerate(languages)}
         taught.after_evaluation(model, scores, Step(1, 1, epoch, logged=False))
-    steppers = [stepper(model, batch, Method(0.1, "others"), turn), stepper(model, batch, taught, turn)]
+    steppers = [stepper(model, batch, method, turn, options) for method in (Method(0.1, "others"), taught)]
     ratios, seconds = ratio(*steppers, options.repeats)
     quartiles, memory = statistics.quantiles(ratios, n=4), taught.copies.megabytes()
     whole = sum(parameter.nbytes for parameter in model.parameters()) / 2**20
@@ -67,19 +67,17 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def stepper(model: torch.nn.Module, batch: dict[str, Any], method: Method, turn: itertools.cycle):
+def stepper(
+    model: torch.nn.Module, batch: dict[str, Any], method: Method, turn: itertools.cycle, options: argparse.Namespace
+):
     """A function that takes one training step, on a batch of the next language."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    take = update([model], options)
 
-    def step() -> None:
+    def loss() -> torch.Tensor:
         one = {**batch, "language": next(turn)}
-        method.loss(model, one, method.count(one), Step(1, 1, 0, logged=False))["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if machine.device().type == "cuda":
-            torch.cuda.synchronize()
+        return method.loss(model, one, method.count(one), Step(1, 1, 0, logged=False))["loss"]
 
-    return step
+    return lambda: take(loss)
 
 
 def arguments() -> argparse.Namespace:

@@ -5,8 +5,8 @@
 Three ways to the same loss from the same hidden states of a padded batch, forward and backward: `all`, which projects
 every position of student and teacher, padding included, and then selects; `slices`, `kdutils.losses.projection` over
 the positions that are not padding; and `masked`, the same over the masked positions only (`restrict_to_mask`). Time is
-the median; memory is the most that a process of its own held above what it held before (on a GPU: the most that
-tensors took).
+the median; memory is the most that a process of its own held above what it held before (on a GPU: that tensors
+took). The precision is that of training on this device.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main() -> None:
         print(f"{row['way']:8}{row['ms']:10.0f} ms{row['mb']:10.0f} MB")
     device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
-    record = {"shape": shape, "real_tokens": int(make(options)[0].sum()), "rows": rows}
+    record = {"shape": shape, "precision": machine.choose_precision(width=options.width)[1]}
+    record |= {"real_tokens": int(make(options)[0].sum()), "rows": rows}
     write_json(HERE / f"distilbert-projection-{device}.json", {**record, "provenance": machine.provenance()})
 
 
@@ -77,15 +78,24 @@ def stepper(way: str, options: argparse.Namespace) -> Callable[[], None]:
         hard = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         return SOFT * TEMPERATURE**2 * soft + HARD * hard
 
-    def slices(where: Tensor) -> Tensor:
-        asked = int((targets >= 0).sum())
-        weights = {"soft": SOFT / int(where.sum()), "hard": HARD / asked, "temperature": TEMPERATURE}
-        return projected_losses(ours[where], head, theirs[where], teacher_head, targets[where], **weights)[0]
+    def slices(where: Tensor) -> Callable[[], Tensor]:
+        places = where.flatten().nonzero()[:, 0]  # a batch tells them, and what is asked
+        wanted = targets.flatten()[places]
+        asked = (wanted >= 0).nonzero()[:, 0].tolist()
+        weights = {"soft": SOFT / len(places), "hard": HARD / len(asked), "temperature": TEMPERATURE, "asked": asked}
 
-    losses = {"all": everything, "slices": lambda: slices(mask), "masked": lambda: slices(targets >= 0)}
+        def loss() -> Tensor:
+            hidden, their_hidden = (one.flatten(0, 1)[places] for one in (ours, theirs))
+            return projected_losses(hidden, head, their_hidden, teacher_head, wanted, **weights)[0]
+
+        return loss
+
+    loss = everything if way == "all" else slices(mask if way == "slices" else targets >= 0)
+    accelerate = step_cost.accelerator(options)
 
     def step() -> None:
-        losses[way]().backward()
+        with accelerate.autocast():
+            accelerate.backward(loss())
         head.zero_grad()
         ours.grad = None
         if mask.device.type == "cuda":
@@ -108,15 +118,7 @@ def peak(way: str, options: argparse.Namespace) -> float:
 
 
 def memory(options: argparse.Namespace) -> float:
-    step = stepper(options.way, options)
-    if machine.device().type == "cuda":
-        machine.reset_peak_memory()
-        step()
-        return machine.peak_memory_mb()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-    before = step_cost.resident("VmRSS")
-    step()
-    return step_cost.resident("VmHWM") - before
+    return step_cost.above(stepper(options.way, options), 1)
 
 
 def arguments() -> argparse.Namespace:

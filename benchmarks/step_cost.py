@@ -3,12 +3,13 @@
     python benchmarks/step_cost.py r_drop                 # prints a table, writes benchmarks/r_drop.json
     python benchmarks/step_cost.py r_drop --width 512 --layers 6 --vocabulary 10000 --tokens 4096
 
-A step is: loss, backward, optimiser, those of networks trained beside the model included. The floor is the method's
-`passes`: forward-and-backward passes over the batch. Masked language models are counted more finely
-(`masked_lm_floor`), since the plain step projects 15 % of the positions onto the vocabulary and a distilling one all
-of them, for the student and for the teacher. Plain and method steps alternate, so that a slow moment of the machine
-hits both; the median of the ratios is reported with its quartiles. Memory is the most that a process of its own held
-above what it held before its first step (on a GPU: the most that tensors took; elsewhere this needs Linux).
+A step is: loss, backward, optimiser, those of networks trained beside the model included, in the precision that
+training has on this device. The floor is the method's `passes`: forward-and-backward passes over the batch. Masked
+language models are counted more finely (`masked_lm_floor`), since the plain step projects 15 % of the positions onto
+the vocabulary and a distilling one all of them, for the student and for the teacher. Plain and method steps alternate,
+so that a slow moment of the machine hits both; the median of the ratios is reported with its quartiles. Memory is the
+most that a process of its own held above what it held before its first step (on a GPU: that tensors took; elsewhere
+this needs Linux).
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import DistilBertForMaskedLM
 
 from kdutils import runner
@@ -49,8 +51,8 @@ def main() -> None:
     show(rows)
     device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
-    record = {"shape": shape, "rows": rows, "provenance": machine.provenance()}
-    write_json(HERE / f"{options.paper}-{device}.json", record)
+    record = {"shape": shape, "precision": machine.choose_precision(width=options.width)[1], "rows": rows}
+    write_json(HERE / f"{options.paper}-{device}.json", {**record, "provenance": machine.provenance()})
 
 
 def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -99,18 +101,32 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     method.attach(model)
     for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
         method.after_evaluation(model, scores, Step(1, 1, 0, logged=False))
-    trained = (p for module in (model, *method.modules().values()) for p in module.parameters() if p.requires_grad)
-    optimizer = torch.optim.AdamW(list(trained), lr=1e-4, fused=True)
+    take = update((model, *method.modules().values()), options)
+    return lambda: take(lambda: method.loss(model, batch, method.count(batch), Step(1, 1, 0, logged=False))["loss"])
 
-    def step() -> None:
-        terms = method.loss(model, batch, method.count(batch), Step(1, 1, 0, logged=False))
-        terms["loss"].backward()
+
+def accelerator(options: argparse.Namespace) -> Accelerator:
+    """Autocast and loss scale, as training has them on this device for a model of this width."""
+    return Accelerator(mixed_precision=machine.choose_precision(width=options.width)[0])
+
+
+def update(
+    modules: Iterable[torch.nn.Module], options: argparse.Namespace
+) -> Callable[[Callable[[], torch.Tensor]], None]:
+    """A function that takes one optimiser step of these networks by a loss that it is told how to compute."""
+    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    accelerate = accelerator(options)
+    optimizer = accelerate.prepare(torch.optim.AdamW(trained, lr=1e-4, fused=True))
+
+    def take(loss: Callable[[], torch.Tensor]) -> None:
+        with accelerate.autocast():
+            accelerate.backward(loss())
         optimizer.step()
         optimizer.zero_grad()
-        if device == "cuda":
+        if machine.device().type == "cuda":
             torch.cuda.synchronize()
 
-    return step
+    return take
 
 
 def shape_of(options: argparse.Namespace, layers: int) -> dict[str, int]:
@@ -151,7 +167,8 @@ def random_batch(kind: str, options: argparse.Namespace) -> dict[str, torch.Tens
     targets = inputs.flatten()[positions]
     labels = torch.full_like(inputs, -100).flatten().index_put((positions,), targets).reshape(inputs.shape)
     shared = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs), "labels": labels}
-    return {**shared, "positions": positions, "targets": targets}
+    told = {"tokens": torch.arange(inputs.numel()), "asked": positions.tolist()}
+    return {**shared, "positions": positions, "targets": targets, **told}
 
 
 def ratio(plain: Callable[[], None], method: Callable[[], None], repeats: int) -> tuple[list[float], float]:
@@ -177,17 +194,21 @@ def peak(experiment: Experiment, arm: str, options: argparse.Namespace) -> float
 def memory(paper: Any, options: argparse.Namespace) -> float:
     experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
     method = experiment.arm(options.arm).method(experiment.settings.resolve("demo"))
-    step = stepper(experiment, method, options)
-    if machine.device().type == "cuda":
+    return above(stepper(experiment, method, options), 3)
+
+
+def above(step: Callable[[], None], times: int) -> float:
+    """Megabytes that so many steps hold at most, above what is held before the first."""
+    on_gpu = machine.device().type == "cuda"
+    if on_gpu:
         machine.reset_peak_memory()
-        for _ in range(3):
-            step()
-        return machine.peak_memory_mb()
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-    before = resident("VmRSS")
-    for _ in range(3):
+        before = torch.cuda.memory_allocated() / 2**20
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+        before = resident("VmRSS")
+    for _ in range(times):
         step()
-    return resident("VmHWM") - before
+    return (machine.peak_memory_mb() if on_gpu else resident("VmHWM")) - before
 
 
 def resident(name: str) -> float:

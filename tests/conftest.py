@@ -63,7 +63,14 @@ def same_draws():
 
 
 # Files that train, and take longest: they come first, so that no process is still at one when the others have ended.
-LONGEST = ("training/test_checkpoints.py", "training/*.py", "papers/*/test_experiment.py", "study/*.py", "tasks/*.py")
+LONGEST = (
+    "*/test_on_a_gpu.py",
+    "training/test_checkpoints.py",
+    "training/*.py",
+    "papers/*/test_experiment.py",
+    "study/*.py",
+    "tasks/*.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

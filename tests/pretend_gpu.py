@@ -238,11 +238,15 @@ def report() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def skip_without_compiler() -> None:
+    if torch.version.cuda or torch.version.hip or not shutil.which(compiler()):
+        pytest.skip("A pretend GPU needs a CPU build of torch and a C++ compiler.")
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """`gpu(7, 5)` or `gpu(9, 0, memory=0.5)`: from there to the end of the test, torch sees such a GPU."""
-    if torch.version.cuda or torch.version.hip or not shutil.which(compiler()):
-        pytest.skip("A pretend GPU needs a CPU build of torch and a C++ compiler.")
+    skip_without_compiler()
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     yield lambda major=7, minor=5, **options: install((major, minor), **options)
     remove()

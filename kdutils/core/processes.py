@@ -65,12 +65,16 @@ def share(batch: dict[str, Tensor], rank: int, world: int) -> tuple[dict[str, Te
     """
     rows = len(batch["input_ids"])
     kept = torch.arange(rank, rows, world) if rank < rows else torch.zeros(1, dtype=torch.long)
-    tokens = {"positions", "targets"} if "positions" in batch else set()
+    by_cell = [name for name in ("tokens", "positions") if name in batch]  # flat indices into B*T
+    whole = {*by_cell, "target_words", *(["targets"] if by_cell else [])}
     by_row = (name for name, value in batch.items() if isinstance(value, Tensor) and value.shape[:1] == (rows,))
-    mine = {**batch, **{name: batch[name][kept] for name in by_row if name not in {*tokens, "target_words"}}}
-    if tokens:
-        row, column = batch["positions"] // batch["labels"].shape[1], batch["positions"] % batch["labels"].shape[1]
+    mine = {**batch, **{name: batch[name][kept] for name in by_row if name not in whole}}
+    for name in by_cell:
+        row, column = batch[name] // batch["labels"].shape[1], batch[name] % batch["labels"].shape[1]
         place = torch.full((rows,), -1).scatter(0, kept, torch.arange(len(kept)))[row]  # of its row among those kept
-        mine["positions"] = (place * batch["labels"].shape[1] + column)[place >= 0]
-        mine["targets"] = batch["targets"][place >= 0]
+        mine[name] = (place * batch["labels"].shape[1] + column)[place >= 0]
+        if name == "positions":
+            mine["targets"] = batch["targets"][place >= 0]
+    if "asked" in batch:
+        mine["asked"] = torch.searchsorted(mine["tokens"], mine["positions"]).tolist()
     return mine, int(rank < rows)

@@ -107,7 +107,9 @@ def collate_masked_lm(
     from the ordinary ones, in proportion to their weights: over the whole batch, as in DistilBERT's code, so a row
     may get none. A token of weight 0 is never drawn.
     The batch has input_ids, attention_mask, labels (B, S), the last -100 where nothing is asked; positions
-    (N,), flat indices into B*S of the selected tokens; targets (N,), their true ids. N may be 0.
+    (N,), flat indices into B*S of the selected tokens; targets (N,), their true ids; tokens (M,), flat indices of
+    all that is no padding; asked, a list: which of the M are the N selected ones. N may be 0. The last two are told
+    because whoever looked for them on a GPU would have to wait for it.
     """
     _check_masking(probability, replace)
     pad = required(tokenizer, "pad_token_id", "masked language modelling")
@@ -121,14 +123,16 @@ def collate_masked_lm(
         batch = _inputs([row["input_ids"] for row in rows], pad)
         ids = batch["input_ids"]
         maskable = ~special[ids] & batch["attention_mask"].bool()
-        tokens = int(batch["attention_mask"].sum())
-        selected = _select(ids, maskable, probability, weights, tokens, generator)
+        tokens = batch["attention_mask"].flatten().nonzero()[:, 0]
+        selected = _select(ids, maskable, probability, weights, len(tokens), generator)
         labels = ids.masked_fill(~selected, IGNORED)
         fate = torch.rand(ids.shape, generator=generator)
         random_ids = ordinary[torch.randint(len(ordinary), ids.shape, generator=generator)]
         hidden = torch.where(fate < replace[0], torch.full_like(ids, mask), random_ids)
         batch["input_ids"] = torch.where(selected & (fate < replace[0] + replace[1]), hidden, ids)
-        return {**batch, **_counted(labels)}
+        counted = _counted(labels)
+        asked = torch.searchsorted(tokens, counted["positions"]).tolist()
+        return {**batch, **counted, "tokens": tokens, "asked": asked}
 
     return collate
 

@@ -63,14 +63,15 @@ def cosine_loss(
         raise UserError(f"Hidden states can be compared when their shapes are equal, not {shapes}.")
     check_positions(student_hidden.shape[:-1], mask, reduction)
     exact = torch.promote_types(student_hidden.dtype, torch.float32)
-    counted = torch.ones(student_hidden.shape[:-1], dtype=torch.bool) if mask is None else mask.bool()
-    counted = counted.to(student_hidden.device)
-    # 1 - cos(h, h') at the positions that count: (n,)
-    apart = 1.0 - F.cosine_similarity(
-        student_hidden[counted].to(exact), teacher_hidden[counted].detach().to(exact), dim=-1
-    )
+    rows = counted_rows(student_hidden.shape[:-1], mask)
+    # h, h' at the positions that count: (n, width)
+    ours, theirs = (h.reshape(-1, h.shape[-1])[rows].to(exact) for h in (student_hidden, teacher_hidden.detach()))
+    # 1 - cos(h, h'): (n,)
+    apart = 1.0 - F.cosine_similarity(ours, theirs, dim=-1)
     if reduction == "none":
-        return torch.zeros(counted.shape, dtype=exact, device=apart.device).masked_scatter(counted, apart)
+        if mask is not None:
+            apart = apart.new_zeros(mask.numel()).index_copy(0, rows, apart)
+        return apart.reshape(student_hidden.shape[:-1])
     return reduced(apart, reduction)
 
 

@@ -12,6 +12,8 @@ projection is computed once; the gradient is made in the forward pass, while the
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ def projected_losses(
     soft: float = 0.0,
     hard: float = 0.0,
     temperature: float = 1.0,
+    asked: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(total, soft_sum, hard_sum) with total = soft * soft_sum + hard * hard_sum, from what the heads are given.
 
@@ -40,7 +43,8 @@ def projected_losses(
     and teacher_head map them to V logits. targets (N,): the true word, or -100 where none is asked.
     soft_sum = T^2 sum_n KL(softmax(z_teacher / T) || softmax(z / T)) over all N positions; hard_sum is the
     cross-entropy at temperature 1, summed over the positions with a target. A weight of 0 leaves its term out, and
-    its sum is then 0; without `soft` the teacher is not touched and may be None.
+    its sum is then 0; without `soft` the teacher is not touched and may be None. asked: which of the N have a target,
+    rising; where it is not told they are looked for, and a GPU must be waited for.
     Only `total` has a gradient: into hidden and the head, never into the teacher. Computed in float32 at least; under
     autocast the matrix products take its precision. Raises UserError on shapes that do not match.
     """
@@ -50,12 +54,14 @@ def projected_losses(
         teacher = [_detached(one) for one in (teacher_hidden, teacher_head.weight, teacher_head.bias)]
     if not torch.is_grad_enabled():  # where nothing can be learned, nothing has a slope
         student = [_detached(one) for one in student]
-    return _Projected.apply((float(soft), float(hard), float(temperature)), targets, *teacher, *student)
+    if hard and asked is None:
+        asked = (targets >= 0).nonzero()[:, 0].tolist()
+    return _Projected.apply((float(soft), float(hard), float(temperature)), targets, asked, *teacher, *student)
 
 
 class _Projected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, settings, targets, teacher_hidden, teacher_weight, teacher_bias, hidden, weight, bias):
+    def forward(ctx, settings, targets, asked, teacher_hidden, teacher_weight, teacher_bias, hidden, weight, bias):
         soft, hard, temperature = settings
         exact, kind = precision(hidden), _product_type(hidden)
         inputs, matrix = hidden.to(kind), weight.to(kind)
@@ -63,7 +69,7 @@ class _Projected(torch.autograd.Function):
         # soft_sum, hard_sum: (2,)
         sums = hidden.new_zeros(2, dtype=exact)
         grads = [torch.zeros_like(one, dtype=exact) if one is not None and wanted else None
-                 for one, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[5:], strict=True)]  # fmt: skip
+                 for one, wanted in zip((hidden, weight, bias), ctx.needs_input_grad[6:], strict=True)]  # fmt: skip
         # slopes are kept near 1 in the matrix products, since float16 has no room for 1 / N, and scaled afterwards
         unit = max(soft * temperature, hard) or 1.0
         with torch.autocast(hidden.device.type, enabled=False):
@@ -80,7 +86,10 @@ class _Projected(torch.autograd.Function):
                         value, slope = _soft(z, theirs[part], temperature, soft * temperature / unit)
                         sums[0] += value
                     if hard:
-                        sums[1] += _add_hard(slope, z, targets[some][part], hard / unit)
+                        start, stop = some.start + part.start, some.start + part.stop
+                        own = asked[bisect_left(asked, start) : bisect_left(asked, stop)]
+                        rows = torch.tensor(own, dtype=torch.long).to(z.device, non_blocking=True)
+                        sums[1] += _add_hard(slope, z, rows - start, targets[rows], hard / unit)
                     logits[part] = slope  # in the place of logits that nobody needs any more
                 if any(ctx.needs_input_grad):
                     _add_products(grads, some, logits, inputs[some], matrix)
@@ -96,7 +105,7 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, outer: Tensor, *_unused: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (*[None] * 5, *scaled(ctx.saved_tensors, outer, ctx.kinds))
+        return (*[None] * 6, *scaled(ctx.saved_tensors, outer, ctx.kinds))
 
 
 def _soft(logits: Tensor, theirs: Tensor, temperature: float, weight: float) -> tuple[Tensor, Tensor]:
@@ -108,11 +117,10 @@ def _soft(logits: Tensor, theirs: Tensor, temperature: float, weight: float) -> 
     return value, q.sub_(p).mul_(weight)
 
 
-def _add_hard(slope: Tensor, logits: Tensor, targets: Tensor, weight: float) -> Tensor:
-    """The cross-entropy of the rows that have a target, summed; adds `weight` times its slope to those rows."""
-    rows = (targets >= 0).nonzero()[:, 0]
+def _add_hard(slope: Tensor, logits: Tensor, rows: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """The cross-entropy of some rows (m,) with their targets (m,), summed; adds `weight` times its slope to them."""
     # y: (m, 1), log q, q: (m, V)
-    wanted, (log_q, q) = targets[rows, None], log_and_probabilities(logits[rows])
+    wanted, (log_q, q) = targets[:, None], log_and_probabilities(logits[rows])
     # weight (q - [v = y]): (m, V)
     slope.index_add_(0, rows, q.scatter_add_(-1, wanted, q.new_full(wanted.shape, -1.0)), alpha=weight)
     return -log_q.gather(-1, wanted).sum()

@@ -140,9 +140,11 @@ def masked() -> dict:
     batch = collate_translation()(tiny.examples(3))
     asked = batch["attention_mask"].bool() & torch.tensor([True, False, True])[:, None]
     labels = batch["input_ids"].masked_fill(~asked, -100)
-    positions = (labels.flatten() >= 0).nonzero()[:, 0]
+    positions, tokens = ((one.flatten() > 0).nonzero()[:, 0] for one in (labels, batch["attention_mask"]))
     kept = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return {**kept, "labels": labels, "positions": positions, "targets": labels.flatten()[positions]}
+    counted = {"positions": positions, "targets": labels.flatten()[positions]}
+    asked = [tokens.tolist().index(position) for position in positions.tolist()]
+    return {**kept, "labels": labels, **counted, "tokens": tokens, "asked": asked}
 
 
 def translated() -> dict:
@@ -174,6 +176,22 @@ def test_the_shares_of_every_method_add_up_to_the_whole(make, world):
     for one, other in zip(expected, found, strict=True):
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_the_tokens_of_a_share_are_those_of_its_rows(world):
+    batch = masked()
+    batch["tokens"] = batch["tokens"][: len(batch["input_ids"])] if world == 3 else batch["tokens"]  # as many as rows
+    batch["asked"] = [n for n, cell in enumerate(batch["tokens"].tolist()) if cell in batch["positions"].tolist()]
+    batch["positions"] = batch["tokens"][batch["asked"]]
+    batch["targets"], width = batch["labels"].flatten()[batch["positions"]], batch["labels"].shape[1]
+    for rank in range(world):
+        part, weight = share(batch, rank, world)
+        rows = range(rank, 3, world) if weight else [0]
+        cells = [(new, cell % width) for new, old in enumerate(rows)
+                 for cell in batch["tokens"].tolist() if cell // width == old]  # fmt: skip
+        assert part["tokens"].tolist() == [row * width + column for row, column in cells]
+        assert torch.equal(part["tokens"][part["asked"]], part["positions"])
 
 
 def test_a_batch_of_classes_is_shared_too():

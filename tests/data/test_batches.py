@@ -107,6 +107,7 @@ def test_compact_examples_make_the_batches_of_lists(tokenizer, task):
     assert compact.plan(2) == lists.plan(2) and compact.padding == lists.padding
     for index in range(len(compact)):
         one, other = compact.batch(2, index), lists.batch(2, index)
+        assert one.pop("asked", None) == other.pop("asked", None)
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
         assert all(value.dtype == torch.long for value in one.values())
 
@@ -144,6 +145,8 @@ def test_masking_has_the_shares_of_the_recipe(tokenizer):
     assert others.max() > 0.9 * len(tokenizer)
     assert torch.equal(batch["positions"], asked.flatten().nonzero()[:, 0])
     assert torch.equal(batch["targets"], batch["labels"].flatten()[batch["positions"]])
+    assert torch.equal(batch["tokens"], batch["attention_mask"].flatten().nonzero()[:, 0])
+    assert torch.equal(batch["tokens"][batch["asked"]], batch["positions"])
 
 
 def test_random_replacements_cover_the_ordinary_vocabulary(tokenizer):
@@ -180,6 +183,7 @@ def test_nothing_to_mask_gives_an_empty_selection(tokenizer):
         batch = collate_masked_lm(tokenizer, token_weights=weights)([{"input_ids": [BOS, EOS]}])
         assert batch["positions"].shape == batch["targets"].shape == (0,)
         assert (batch["labels"] == IGNORED).all()
+        assert batch["tokens"].tolist() == [0, 1] and batch["asked"] == []
 
 
 @pytest.mark.parametrize(
@@ -297,8 +301,9 @@ def test_masks_depend_on_seed_epoch_and_index_alone(tokenizer, weighted):
     torch.manual_seed(99)
     batches.batch(0, 0), batches.batch(2, 4)
     state = torch.get_rng_state()
+    asked = first.pop("asked")
     for again in (batches.batch(2, 3), stream().batch(2, 3)):
-        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert again["asked"] == asked and all(torch.equal(first[name], again[name]) for name in first)
     assert torch.equal(state, torch.get_rng_state())  # nothing drawn from the caller's generator
     fixed = stream(shuffle=False)  # the same rows in every epoch, other masks
     assert fixed.plan(0) == fixed.plan(1)

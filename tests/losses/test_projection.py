@@ -189,6 +189,16 @@ def test_without_hard_targets_the_targets_are_not_read():
     assert_same(sum(ours(wild, soft=0.7), []), sum(ours(p, soft=0.7), []), 0, 0)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_told_which_rows_have_a_target_it_does_the_same(at_once, monkeypatch):
+    rows_at_once(monkeypatch, at_once)
+    p = pair(11)
+    asked = [number for number, target in enumerate(p.targets.tolist()) if target >= 0]
+    for one, told in ((p, asked), (replace(p, targets=p.targets.clamp(min=0)), range(11))):
+        found, right = (sum(ours(one, **BOTH, **options), []) for options in ({"asked": told}, {}))
+        assert all(torch.equal(a, b) for a, b in zip(found, right, strict=True))
+
+
 @pytest.mark.parametrize("frozen", ["weight", "bias", "head", "hidden"])
 def test_what_is_frozen_gets_no_gradient_and_changes_no_other(frozen):
     p = pair()

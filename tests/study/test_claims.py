@@ -74,6 +74,10 @@ def test_a_claim_whose_needs_fail_is_not_testable_here(number, options, verdict)
     assert needing(number, **options).verdict == verdict
 
 
+def test_an_invented_claim_needs_no_arms():
+    assert grade(Claim("R1", "It holds.", lambda _: {1: 1.0, 2: 1.1, 3: 1.2}), [{}]).verdict == "supported"
+
+
 def test_the_reason_names_the_need_the_number_and_what_it_would_take():
     found = needing(-0.5, remedy="train it longer")
     assert found.reason == "It needs that the teacher is better (> 0), which is -0.5 points here: train it longer."

@@ -36,20 +36,20 @@ class TripleLoss(Method):
         self.temperature, self.restrict_to_mask, self.passes = temperature, restrict_to_mask, passes
 
     def count(self, batch: dict[str, Tensor]) -> dict[str, int]:
-        return {"targets": batch["targets"].numel(), "tokens": int(batch["attention_mask"].sum())}
+        return {"targets": batch["targets"].numel(), "tokens": batch["tokens"].numel()}
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
         alpha_ce, alpha_mlm, alpha_cos = self.weights
-        tokens = batch["attention_mask"].flatten().nonzero()[:, 0]
+        tokens = batch["tokens"]
         narrow = self.restrict_to_mask or not alpha_ce  # then only the masked positions are projected
-        projected = batch["positions"] if narrow else tokens
+        projected, asked = (batch["positions"], range(len(batch["positions"]))) if narrow else (tokens, batch["asked"])
         features, hidden = features_at(model, batch, projected, tokens)
         theirs = self._teach(batch, projected, tokens)
         head = model.module if hasattr(model, "module") else model
         total, soft, hard = projected_losses(
             features, head.get_output_embeddings(), theirs[0], theirs[2], batch["labels"].flatten()[projected],
             soft=alpha_ce / counts["targets" if narrow else "tokens"], hard=alpha_mlm / counts["targets"],
-            temperature=self.temperature,
+            temperature=self.temperature, asked=asked,
         )  # fmt: skip
         terms = {"loss": total}
         if step.logged:

@@ -57,8 +57,9 @@ def gate(
 
 def _by_sentence(logp: Tensor, sentences: Tensor) -> Tensor:
     """At each position, the log of the sum of the probabilities of its sentence."""
-    # the number of its sentence, from 0 to S - 1: (N,)
-    _, own = sentences.unique(return_inverse=True)
+    # the number of its sentence, from 0 to S - 1: (N,); by a sort, since `unique` makes the host wait for a GPU
+    numbers, order = sentences.sort()
+    own = torch.zeros_like(order).scatter(0, order[1:], (numbers[1:] != numbers[:-1]).long().cumsum(0))
     # max_t log p*_t of each sentence, taken off before the exponential: the first S of (N,)
     top = torch.full_like(logp, -math.inf).scatter_reduce(0, own, logp, "amax")
     # sum_t exp(log p*_t - max): the first S of (N,)

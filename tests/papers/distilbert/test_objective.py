@@ -288,6 +288,8 @@ def cut(data: dict[str, Tensor], rows: slice = slice(None), pads: int = 0) -> di
     fills = {"input_ids": 7, "attention_mask": 0, "labels": -100}
     found = {name: F.pad(data[name][rows], (0, pads), value=fill) for name, fill in fills.items()}
     found["positions"] = (found["labels"].flatten() != -100).nonzero()[:, 0]
+    found["tokens"] = found["attention_mask"].flatten().nonzero()[:, 0]
+    found["asked"] = torch.searchsorted(found["tokens"], found["positions"]).tolist()
     return found | {"targets": found["labels"].flatten()[found["positions"]]}
 
 

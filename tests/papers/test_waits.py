@@ -1,0 +1,103 @@
+"""How often an update of each method waits for the GPU: as often as the library's own forward passes do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from kdutils.data.batches import Batches, collate_classification, collate_masked_lm, train_tokenizer
+from kdutils.models.build import classifier, masked_lm
+from kdutils.models.forward import MODEL_INPUTS
+from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
+from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.r_drop.method import RDrop
+from kdutils.papers.seer_forcing.method import SeerForcing
+from kdutils.tasks.multilingual import tag
+from kdutils.training.loop import _Loop, fit
+from kdutils.training.method import Method
+from tests import tiny
+from tests.pretend_gpu import report
+from tests.tiny import recipe
+
+SHAPE = {"width": 16, "layers": 1, "heads": 2, "feedforward": 16}
+TEXTS = ["the old baker sings", "a small cat eats the bread", "she reads", "the girl saw a lamp in the park"] * 5
+
+
+class Spoken:
+    """Batches of translation that say their language and its words."""
+
+    def __init__(self) -> None:
+        self.batches = tiny.batches()
+        self.plan = self.batches.plan
+
+    def batch(self, epoch, index):
+        words = torch.ones(tiny.VOCABULARY, dtype=torch.bool)
+        return {**self.batches.batch(epoch, index), "language": "ko", "target_words": words}
+
+
+def translation():
+    return tiny.model(), Spoken()
+
+
+def classes():
+    rows = [{"input_ids": [1, 5 + n % 7, 9, 2][: 3 + n % 2], "label": n % 2} for n in range(20)]
+    return classifier(tiny.VOCABULARY, ("no", "yes"), **SHAPE), Batches(rows, collate_classification(), batch_size=6)
+
+
+def masked():
+    tokenizer = train_tokenizer(TEXTS, 120, "text")
+    rows = [{"input_ids": ids} for ids in tokenizer(TEXTS).input_ids]
+    return masked_lm(len(tokenizer), **SHAPE), Batches(rows, collate_masked_lm(tokenizer, 0.3), batch_size=6)
+
+
+def taught(method: Method, teacher: nn.Module) -> Method:
+    method.teacher = teacher
+    return method
+
+
+def lssd(**options) -> Method:
+    method = LSSD(["ko"], 2.0, teachers="individual", kind="adaptive", level="sentence", **options)
+    return taught(method, nn.ModuleDict({tag("ko"): tiny.model(seed=3)}))
+
+
+# a method, what it is trained on, and the networks that one of its updates passes
+METHODS = {
+    "translation": (Method, translation, 1),
+    "classification": (Method, classes, 1),
+    "masked words": (Method, masked, 1),
+    "r_drop": (RDrop, translation, 1),
+    "r_drop of classes": (RDrop, classes, 1),
+    "seer_forcing": (SeerForcing, translation, 1),
+    "masks as drawn": (lambda: SeerForcing(reading="masked"), translation, 1),
+    "l2": (lambda: SeerForcing(transfer="l2"), translation, 1),
+    "adversarial": (lambda: SeerForcing(transfer="adversarial"), translation, 1),
+    "lssd": (lssd, translation, 2),
+    "lssd of the likeliest words": (lambda: lssd(language_aware=True, top_k=3), translation, 2),
+    "distilbert": (lambda: taught(TripleLoss(), masked()[0]), masked, 2),
+    "at the masked words": (lambda: taught(TripleLoss(restrict_to_mask=True), masked()[0]), masked, 2),
+    "without soft targets": (lambda: taught(TripleLoss((0, 2, 1)), masked()[0]), masked, 2),
+    "second distillation": (lambda: taught(SecondDistillation(), classes()[0]), classes, 2),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_update_waits_no_oftener_than_its_forward_passes(name, gpu, monkeypatch):
+    """transformers asks up to three times whether a mask hides anything; the loss scale waits too, but not here."""
+    gpu(9, 0)
+    make, data, passes = METHODS[name]
+    (net, batches), counted, update = data(), [], _Loop._update
+
+    def counting(loop: _Loop) -> None:
+        before = report()["stops"]
+        update(loop)
+        counted.append(report()["stops"] - before)
+
+    monkeypatch.setattr(_Loop, "_update", counting)
+    fit(net, make(), batches, recipe(updates=3, accumulation=1, log_every=9, precision="auto"))
+    inputs = {key: value.cuda() for key, value in batches.batch(0, 0).items() if key in MODEL_INPUTS}
+    before = report()["stops"]
+    net(**inputs)
+    bare = report()["stops"] - before
+    assert bare == (3 if data is translation else 1)
+    assert counted[:2] == [passes * bare] * 2  # the third is written down
