@@ -55,7 +55,9 @@ demo: env ## run every notebook at the demo preset and draw the results board, r
 
 test: env lint ## lint, run the tests, then run every notebook and compare what does not depend on training
 	@echo "Running the tests, $(WORKERS) files at a time"
-	@$(PYTEST) --no-loadscope-reorder tests
+	@$(PYTEST) --no-loadscope-reorder -m "not apart" tests
+	@echo "Running the tests of a pretend GPU, in a process of their own"
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -m apart tests
 	@echo "Running the notebooks as they are committed; runs that are finished in runs/ are loaded"
 	@KDUTILS_HEADLESS=1 $(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
 		--nbval-sanitize-with tests/notebooks.sanitize notebooks

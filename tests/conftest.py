@@ -73,13 +73,17 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files of LONGEST in front, in this order; make leaves the order to us (--no-loadscope-reorder)."""
+    """Puts the files of LONGEST in front, in this order, and marks what must run apart, before marks select."""
 
     def place(item: pytest.Item) -> int:
         return next((n for n, pattern in enumerate(LONGEST) if item.path.match(pattern)), len(LONGEST))
 
     items.sort(key=place)
+    for item in items:  # autograd asks once a process which devices there are: no backward pass may have come before
+        if "gpu" in getattr(item, "fixturenames", ()):
+            item.add_marker("apart")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -37,9 +37,9 @@ def step_cost(monkeypatch):
 class Noted(Method):
     """Plain training that notes the precision of its logits."""
 
-    def loss(self, model, batch, counts, moment):
+    def loss(self, model, batch, counts, step):
         self.kind = counted_logits(model, batch).dtype
-        return super().loss(model, batch, counts, moment)
+        return super().loss(model, batch, counts, step)
 
 
 @pytest.mark.parametrize(("capability", "kind"), [((7, 5), torch.float16), ((9, 0), torch.bfloat16)])

@@ -226,7 +226,7 @@ def test_a_kernel_that_dies_is_one_sentence(home, tmp_path, capfd):
 
 def test_two_runners_on_one_place_are_one_too_many(home, tmp_path):
     notebook, output = write_notebook(home, TELL), tmp_path / "runs/x.ipynb"
-    with exclusive(output.parent), pytest.raises(UserError, match="Another run is writing into"):
+    with exclusive(output.parent / f".{output.stem}"), pytest.raises(UserError, match="Another run is writing into"):
         runner.run_notebook(notebook, {}, output)
     assert not output.exists()
 

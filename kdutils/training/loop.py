@@ -188,7 +188,7 @@ class _Loop:
         self._check_numbers()
         last: dict[str, float] = {}
         if finish and self.at.best and self.at.best["update"] != self.at.update:
-            with seeded(0):
+            with seeded(0), mode(self.plain, training=False):
                 last = finish(self.plain)
         for name, file in self._best_files().items():
             load_weights(self.saved[name], file)

@@ -181,7 +181,7 @@ def test_a_killed_experiment_exports_what_an_undisturbed_one_does(arm, event, ki
     assert timeless(ours["history"]) == timeless(theirs["history"])
     assert lasting(ours["metrics"]) == lasting(theirs["metrics"])
     assert_all_equal(exported(tmp_path, arm), exported(runs, arm))
-    assert files(place, "*", ".*") == ["beside", "history.jsonl", "model", "result.json"]
+    assert files(place, "*", ".*") == ["beside", "history.jsonl", "model", "result.json", "translations.jsonl"]
     assert files(place / "beside", "*", ".*") == [f"{name}.safetensors" for name in NETWORKS[arm]]
 
 
@@ -359,11 +359,14 @@ def test_extra_scores_are_taken_at_every_evaluation_and_with_the_best_weights_at
     arm = record["arms"]["probing"]
     rows = [row for row in arm["history"] if row["kind"] == "eval"]
     looks, masses = Probing.looks, [float(look[3]["probe"]["weight"].abs().sum()) for look in Probing.looks]
-    assert [(training, n) for training, n, _, _ in looks] == [(False, 7)] * 3 + [(looks[3][0], 10)]
-    assert len({name for _, _, name, _ in looks[:3]}) == 1 and looks[3][2] != looks[0][2]
+    # three evaluations, the test of the last weights, and that of the best
+    assert [(training, n) for training, n, _, _ in looks] == [(False, 7)] * 3 + [(False, 10), (looks[4][0], 10)]
+    assert len({name for _, _, name, _ in looks[:3]}) == 1 and looks[4][2] == looks[3][2] != looks[0][2]
     assert [row["mass"] for row in rows] == masses[:3] and len(set(masses[:3])) == 3
     assert arm["metrics"]["best_update"] == 4 and arm["metrics"]["test_mass"] == masses[1]
-    assert_all_equal(looks[3][3], looks[1][3])
+    assert arm["metrics"]["last_test_mass"] == masses[2]
+    assert_all_equal(looks[4][3], looks[1][3])
+    assert_all_equal(looks[3][3], looks[2][3])
     assert (arm["metrics"]["validation_mass"], arm["metrics"]["final_mass"]) == (masses[1], masses[2])
     method = load_method(toy, settings, "probing", load_model(toy, settings, "probing", 1, tmp_path), 1, tmp_path)
     assert_all_equal({"probe": tiny.weights(method.probe)}, {"probe": looks[1][3]["probe"]})
@@ -372,9 +375,15 @@ def test_extra_scores_are_taken_at_every_evaluation_and_with_the_best_weights_at
 def test_a_method_without_networks_exports_none_and_has_no_extra_scores(runs):
     assert Method().modules() == {} and Method().extra_scores(tiny.model(), tiny.batches()) == {}
     place = folder(EXPERIMENT, SETTINGS, runs) / "seed-1"
-    assert files(place / "baseline", "*", ".*") == ["history.jsonl", "model", "result.json"]
+    assert files(place / "baseline", "*", ".*") == ["history.jsonl", "model", "result.json", "translations.jsonl"]
     for arm in ARMS:
-        assert files(place / arm, "*", ".*") == ["beside", "history.jsonl", "model", "result.json"]
+        assert files(place / arm, "*", ".*") == [
+            "beside",
+            "history.jsonl",
+            "model",
+            "result.json",
+            "translations.jsonl",
+        ]
         assert files(place / arm / "beside", "*", ".*") == [f"{name}.safetensors" for name in NETWORKS[arm]]
     net = load_model(EXPERIMENT, SETTINGS, "baseline", 1, runs)
     assert type(load_method(EXPERIMENT, SETTINGS, "baseline", net, 1, runs)) is Method
@@ -441,7 +450,7 @@ def test_a_run_that_patience_ends_leaves_nothing_temporary(tmp_path):
     (place / ".best-00000004.seer.safetensors.77.tmp").write_bytes(b"half")
     (record,) = run(EXPERIMENT, settings["translation"], [1], tmp_path, ["seer_forcing"])
     assert record["arms"]["seer_forcing"]["metrics"]["updates"] == 4  # and no checkpoint was ever written
-    assert files(place, "*", ".*") == ["beside", "history.jsonl", "model", "result.json"]
+    assert files(place, "*", ".*") == ["beside", "history.jsonl", "model", "result.json", "translations.jsonl"]
 
 
 def test_the_history_on_the_disk_has_the_extra_scores_too(runs):

@@ -352,8 +352,8 @@ def test_a_width_that_the_heads_do_not_divide_is_found_before_the_teacher_is_tra
     ("change", "words"),
     [
         ({"downstream_dropout": -1.0}, "downstream_dropout is -1.0"),
-        ({"mask_probability": 0.0}, "masking probability is 0.0"),
-        ({"mask_probability": float("nan")}, "masking probability is nan"),
+        ({"mask_probability": 0.0}, "mask_probability is 0.0"),
+        ({"mask_probability": float("nan")}, "mask_probability is nan"),
     ],
 )
 def test_rates_that_are_none_are_refused_however_they_came_into_the_settings(change, words, tmp_path):
