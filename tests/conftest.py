@@ -75,15 +75,20 @@ LONGEST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the files of LONGEST in front, in this order, and marks what must run apart, before marks select."""
+    """Marks what must run apart and puts it first, then the files of LONGEST in their order; marks select afterwards.
 
-    def place(item: pytest.Item) -> int:
-        return next((n for n, pattern in enumerate(LONGEST) if item.path.match(pattern)), len(LONGEST))
-
-    items.sort(key=place)
-    for item in items:  # autograd asks once a process which devices there are: no backward pass may have come before
+    Autograd asks once in a process which devices there are: a pretend GPU must come before any backward pass.
+    """
+    for item in items:
         if "gpu" in getattr(item, "fixturenames", ()):
             item.add_marker("apart")
+
+    def order(item: pytest.Item) -> int:
+        if item.get_closest_marker("apart"):
+            return -1
+        return next((n for n, pattern in enumerate(LONGEST) if item.path.match(pattern)), len(LONGEST))
+
+    items.sort(key=order)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
