@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from kdutils import __version__
 from kdutils.core.errors import unknown
+from kdutils.core.files import explained
 from kdutils.core.setup import installed_version, requirements
 
 # their versions decide the numbers, so every record names them
@@ -218,7 +219,8 @@ def _device() -> Iterator[Finding]:
 
 
 def _disk(runs: Path) -> Iterator[Finding]:
-    folder = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
+    with explained(runs):  # a path may be too long even to be looked at
+        folder = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
     if not folder.is_dir():
         yield "runs folder", "missing", f"{folder} is a file: choose another with --runs"
         return

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from kdutils.core import machine
+from kdutils.core.errors import UserError
+from tests.tiny import one_sentence
 
 
 @pytest.fixture
@@ -94,6 +96,12 @@ def test_a_file_in_the_way_of_the_runs_is_found(findings, tmp_path, below):
     fine, found = findings(tmp_path / "file" / below)
     assert not fine
     assert found["runs folder"] == ("missing", f"{tmp_path / 'file'} is a file: choose another with --runs")
+
+
+def test_a_path_that_is_too_long_is_one_sentence(findings):
+    with pytest.raises(UserError) as caught:
+        findings("x" * 3000)
+    assert "is too long for this system" in one_sentence(caught.value)
 
 
 def test_a_folder_that_refuses_is_found(findings, monkeypatch):
