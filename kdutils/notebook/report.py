@@ -11,6 +11,7 @@ stands on the page is here, how it looks is in `report.html.j2` and `report.md.j
 from __future__ import annotations
 
 import base64
+import fnmatch
 import json
 import math
 import os
@@ -59,7 +60,16 @@ def gather(runs: str | os.PathLike = "runs", results: str | os.PathLike = "resul
 
 
 def _files(folder: str | os.PathLike, pattern: str) -> list[Path]:
-    return sorted(Path(folder).rglob(pattern)) if os.path.isdir(folder) else []  # whatever its name
+    """What has such a name in a folder, or up to four folders down; what cannot be listed is passed over.
+
+    Whoever names a wrong folder, the root of the disk for instance, should not wait for all of it.
+    """
+    found = []
+    for inside, folders, files in os.walk(folder):
+        found += [Path(inside, name) for name in fnmatch.filter([*files, *folders], pattern)]
+        if len(Path(inside).parts) - len(Path(folder).parts) >= 4:
+            folders.clear()
+    return sorted(found)
 
 
 def _read(path: Path, origin: str) -> Entry:
