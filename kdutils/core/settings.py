@@ -17,7 +17,9 @@ from typing import Any
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import digest
 
-PRESETS = ("demo", "study", "paper")
+# demo: two minutes, live. grammar: the same corpus, trained to its plateau. small: small real sets, on a CPU. study: real
+# data, one GPU of Colab. paper: as published. Where a table gives no value for grammar or small, the one before it holds.
+PRESETS = ("demo", "grammar", "small", "study", "paper")
 # The least and the largest value of a number: by the whole name of its setting, by the last word of it, by its type.
 # Beyond them nothing is trained, but a machine stalls or a library overflows; no setting is ever negative.
 RATE = (0.0, 1.0)
@@ -35,7 +37,10 @@ UNHASHED = ("tracker", "log_every")  # they change what is written down, not wha
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of an experiment's table: a value for each preset, what it means, where the paper's is from."""
+    """One line of an experiment's table: a value for each preset, what it means, where the paper's is from.
+
+    grammar, small: None means the value of the preset before, which is the demo's or the grammar's.
+    """
 
     name: str
     demo: Any
@@ -45,6 +50,14 @@ class Setting:
     source: str = ""  # of the paper's value: a section, a line of the official code, or "paper silent"
     bounds: tuple[float, float] | None = None  # the least and the largest value; by default those of BOUNDS
     pretrained: Any = None  # the value where `model` names a start and the preset has none; None: the preset's
+    grammar: Any = None
+    small: Any = None
+
+    def at(self, preset: str) -> Any:
+        """The value in a preset."""
+        value = getattr(self, preset)
+        before = {"grammar": "demo", "small": "grammar"}
+        return self.at(before[preset]) if value is None and preset in before else value
 
     def check(self, value: Any) -> None:
         """Raises UserError for a number that is out of bounds, alone or in a list, and for NaN."""
@@ -124,7 +137,7 @@ class Table:
         """
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
-        values = {name: getattr(setting, preset) for name, setting in self.settings.items()}
+        values = {name: setting.at(preset) for name, setting in self.settings.items()}
         pretrained, changed = {}, {}
         if (overrides or {}).get("model") and not values.get("model"):
             pretrained = {name: s.pretrained for name, s in self.settings.items() if s.pretrained is not None}

@@ -28,6 +28,7 @@ SHAPE = {
     "provenance": {**RUN, "data": {"corpus": str, "fingerprint": str, "notes": [str]}},
 }  # fmt: skip
 NEEDED = ("paper", "preset", "seed", "arms", "metrics")
+SELECTED = {"translation": "loss", "classification": "accuracy"}  # before records said by what
 WORDS = {str: "text", int: "a whole number", NUMBER: "a number"}
 ROWS = {"train_rows", "validation_rows", "test_rows", "data_seed", "max_words"}  # they choose rows of the same corpus
 
@@ -42,7 +43,10 @@ def read(path: str | os.PathLike) -> Record:
     found = read_json(path)
     if fault := "it is nested too deeply" if _deeper(found, 20) else _fault(found, SHAPE):
         raise UserError(f"{path} is JSON but not a record: {fault}.")
-    return {"task": "", "settings": {}, "overrides": {}, "provenance": {}, **found}
+    record = {"task": "", "settings": {}, "overrides": {}, "provenance": {}, **found}
+    if record["settings"] and record["task"] in SELECTED:
+        record["settings"].setdefault("select_by", SELECTED[record["task"]])
+    return record
 
 
 def _deeper(value: Any, levels: int) -> bool:

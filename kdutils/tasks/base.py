@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from kdutils.core.errors import UserError
+from kdutils.core.errors import UserError, unknown
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches as b
 from kdutils.data.corpora import Corpus
@@ -53,7 +53,8 @@ class Task:
 
     name = ""
     kind = ""  # of the model: translation, classification or masked_lm
-    monitor, larger_is_better = "loss", False
+    monitor = "loss"  # the validation score that chooses the weights, where no setting `select_by` names one
+    selectable = ("loss",)  # what `select_by` may name
     headline = "test_loss"  # the metric that results are compared by
 
     def __init__(self, settings: Settings, corpus: Corpus | None = None) -> None:
@@ -77,6 +78,8 @@ class Task:
             raise UserError(f"threads is {self.settings.threads}: choose 0 for all, or at least 1.")
         if self.settings.updates < 1:
             raise UserError(f"updates is {self.settings.updates}: it must be at least 1.")
+        if "select_by" in self.settings and self.settings.select_by not in self.selectable:
+            raise unknown("score to select by", self.settings.select_by, self.selectable)
         self._check_start(self.model(seed).config)
         self.training_batches(seed)
         for split in self.examples:
@@ -96,7 +99,8 @@ class Task:
         """The training recipe that the settings describe."""
         names = [name for name in Recipe.__dataclass_fields__ if name in self.settings]
         chosen = {name: self.settings[name] for name in names}
-        return Recipe(**{**chosen, "monitor": self.monitor, "larger_is_better": self.larger_is_better, **changes})
+        monitor = self.settings.get("select_by", self.monitor)
+        return Recipe(**{**chosen, "monitor": monitor, "larger_is_better": not monitor.endswith("loss"), **changes})
 
     def model(self, seed: int) -> PreTrainedModel:
         """A model at its starting point; the same for every method of a seed."""

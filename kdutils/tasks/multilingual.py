@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,12 @@ def without_leaks(splits: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], i
 
 
 def _settings_table() -> Table:
-    lines = [line for name, line in Translation.settings_table.settings.items() if name != "pair"]
+    of_one_pair = ("pair", "select_by")
+    lines = [
+        replace(line, grammar=None, small=None)  # the beds of one pair are not those of many
+        for name, line in Translation.settings_table.settings.items()
+        if name not in of_one_pair
+    ]
     table = Table(
         Setting("languages", ["es", "fr", "ko", "de"], ["bs", "mr", "hi", "mk", "el", "bg", "fr", "ko"],
                 ["bs", "mr", "hi", "mk", "el", "bg", "fr", "ko"], "the languages beside the pivot"),

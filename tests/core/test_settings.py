@@ -30,11 +30,20 @@ LISTS = Table(
 
 
 def test_a_preset_is_its_column():
-    for preset, expected in zip(PRESETS, [(5.0, 10, "en-de"), (4.0, 20, "en-de"), (3.0, 30, "de-en")], strict=True):
+    columns = {"demo": (5.0, 10, "en-de"), "study": (4.0, 20, "en-de"), "paper": (3.0, 30, "de-en")}
+    for preset, expected in {**columns, "grammar": columns["demo"], "small": columns["demo"]}.items():
+        assert preset in PRESETS
         settings = TABLE.resolve(preset)
         assert (settings.alpha, settings.updates, settings.pair) == expected
         assert settings.preset == preset and settings.overrides == {}
         assert dict(settings) == {name: settings[name] for name in TABLE.settings} and len(settings) == 6
+
+
+def test_a_bed_has_the_values_of_the_preset_before_unless_it_has_its_own():
+    table = TABLE.extended(updates={"grammar": 15}, alpha={"small": 2.0}, both={"grammar": False})
+    assert [table.resolve(preset).updates for preset in PRESETS] == [10, 15, 15, 20, 30]
+    assert [table.resolve(preset).alpha for preset in PRESETS] == [5.0, 5.0, 2.0, 4.0, 3.0]
+    assert [table.resolve(preset).both for preset in PRESETS] == [True, False, False, False, False]
 
 
 def test_an_override_changes_one_value_and_is_remembered():

@@ -38,7 +38,8 @@ def test_the_recipe_is_the_settings_and_the_changes_of_an_arm(task):
     assert isinstance(recipe, Recipe) and recipe.updates == 99
     for name in ("warmup", "learning_rate", "schedule", "clip", "accumulation", "eval_every", "patience", "precision"):
         assert getattr(recipe, name) == s[name]
-    assert (recipe.monitor, recipe.larger_is_better) == (task.monitor, task.larger_is_better)
+    selected = s.get("select_by", task.monitor)
+    assert (recipe.monitor, recipe.larger_is_better) == (selected, selected != "loss")
 
 
 def test_every_setting_of_training_reaches_the_recipe(task):
@@ -69,7 +70,25 @@ def test_scores_are_repeatable_and_named(task):
     net = task.model(1)
     scores, tested = task.validate(net), task.test(net)
     assert scores == task.validate(net) and tested == task.test(net)
-    assert task.monitor in scores and task.headline in tested
+    assert task.recipe().monitor in scores and task.headline in tested
+
+
+def test_what_selects_is_named_and_a_score_that_the_task_has(task):
+    if "select_by" not in task.settings:
+        assert task.recipe().monitor == "loss"
+        return
+    scores = make(task.name).validate(task.model(1))
+    assert set(task.selectable) <= set(scores)
+    by_loss = make(task.name, select_by="loss")
+    assert (by_loss.recipe().monitor, by_loss.recipe().larger_is_better) == ("loss", False)
+    assert "bleu" not in by_loss.validate(by_loss.model(1))  # translations are made only where they choose
+    message = one_sentence(lambda: make(task.name, select_by="blue").check(1))
+    assert "score to select by" in message and "blue" in message
+
+
+def test_a_scored_model_names_all_its_scores(task):
+    net = task.model(1)
+    scores, tested = task.validate(net), task.test(net)
     assert all(name.startswith("test_") for name in tested) and not any(name.startswith("test_") for name in scores)
     assert {f"test_{name}" for name in scores} <= tested.keys()
 

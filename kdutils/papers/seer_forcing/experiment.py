@@ -36,7 +36,7 @@ SETTINGS = Translation.settings_table.extended(
     layers={"demo": 2, "source": f"{README}: transformer_wmt_en_de, 6 + 6"},
     heads={"paper": 8, "source": f"{README}: transformer_wmt_en_de, 8"},
     feedforward={"paper": 2048, "source": f"{README}: transformer_wmt_en_de, 2048"},
-    dropout={"study": 0.3, "paper": 0.1, "source": f"{README}: 0.1, and 0.3 for NIST"},
+    dropout={"demo": 0.1, "study": 0.3, "paper": 0.1, "source": f"{README}: 0.1, and 0.3 for NIST"},
     label_smoothing={"source": f"{README}: 0.1"},
     smoothing_convention={"source": f"{CODE}, criterion 12 to 29: epsilon/V"},
     max_tokens={"source": f"{README}: 4096"},
@@ -49,6 +49,9 @@ SETTINGS = Translation.settings_table.extended(
     weight_decay={"paper": 0.0, "source": f"{README}: none"},
     clip={"source": f"{README}: none"},
     precision={"source": f"{README}: fp16; here by the device"},
+    select_by={name: "loss" for name in ("demo", "study", "paper")},
+    validation_rows={"demo": 200},
+    test_rows={"demo": 200},
     beams={"study": 4, "paper": 4, "source": f"{README}: 4, length penalty 0.6; here without one"},
 )  # fmt: skip
 
