@@ -17,8 +17,9 @@ from typing import Any
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import digest
 
-# demo: two minutes, live. grammar: the same corpus, trained to its plateau. small: small real sets, on a CPU. study: real
-# data, one GPU of Colab. paper: as published. Where a table gives no value for grammar or small, the one before it holds.
+# demo: two minutes, live. grammar: the demo's corpus, trained to its plateau. small: small real sets, on a CPU. study:
+# real data, one GPU of Colab. paper: as published. Where a table has no value for grammar or small, the preset before
+# it gives one.
 PRESETS = ("demo", "grammar", "small", "study", "paper")
 # The least and the largest value of a number: by the whole name of its setting, by the last word of it, by its type.
 # Beyond them nothing is trained, but a machine stalls or a library overflows; no setting is ever negative.

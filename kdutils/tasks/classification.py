@@ -39,7 +39,11 @@ class Classification(Task):
             Setting("batch_size", 32, 32, 32, "rows a batch"),
             *TRAINING,
             Setting(
-                "select_by", "accuracy", "accuracy", "accuracy", "the validation score that chooses the tested weights"
+                "select_by",
+                "accuracy",
+                "accuracy",
+                "accuracy",
+                "validation score that chooses the weights: accuracy, f1, mcc, loss",
             ),
         )
         .extended(

@@ -47,9 +47,7 @@ class Translation(Task):
         Setting("smoothing_convention", "uniform", "uniform", "uniform", "uniform: epsilon/V; others: epsilon/(V-1)"),
         Setting("max_tokens", 300, 4096, 4096, "padded tokens a batch, of the longer side"),
         *TRAINING,
-        Setting(
-            "select_by", "bleu", "bleu", "bleu", "the validation score that chooses the tested weights: bleu, loss"
-        ),
+        Setting("select_by", "bleu", "bleu", "bleu", "validation score that chooses the weights: bleu, loss"),
         Setting("beams", 1, 5, 5, "beams of the test translations; 1: greedy"),
     ).extended(
         # the beds that all translation papers share; rates and dropout are what served the plain baseline best there
