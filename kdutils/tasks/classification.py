@@ -39,11 +39,7 @@ class Classification(Task):
             Setting("batch_size", 32, 32, 32, "rows a batch"),
             *TRAINING,
             Setting(
-                "select_by",
-                "accuracy",
-                "accuracy",
-                "accuracy",
-                "validation score that chooses the weights: accuracy, f1, mcc, loss",
+                "select_by", "accuracy", "accuracy", "accuracy", "validation score that chooses the weights, or loss"
             ),
         )
         .extended(
