@@ -2,6 +2,7 @@
 
     python benchmarks/step_cost.py r_drop                 # prints a table, writes benchmarks/r_drop.json
     python benchmarks/step_cost.py r_drop --width 512 --layers 6 --vocabulary 10000 --tokens 4096
+    python benchmarks/step_cost.py intra_distillation --set passes_form=recomputed
 
 A step is: loss, backward, optimiser, those of networks trained beside the model included, in the precision that
 training has on this device. The floor is the method's `passes`: forward-and-backward passes over the batch. Masked
@@ -32,6 +33,7 @@ from transformers import DistilBertForMaskedLM
 from kdutils import runner
 from kdutils.core import machine
 from kdutils.core.files import write_json
+from kdutils.core.settings import parse_assignments
 from kdutils.data.batches import collate_classification, collate_translation
 from kdutils.models import build
 from kdutils.papers.distilbert.student import student_config
@@ -52,12 +54,13 @@ def main() -> None:
     device = machine.device_name().split(",")[0].replace(" ", "-").lower()
     shape = {name: getattr(options, name) for name in SHAPE}
     record = {"shape": shape, "precision": machine.choose_precision(width=options.width)[1], "rows": rows}
-    write_json(HERE / f"{options.paper}-{device}.json", {**record, "provenance": machine.provenance()})
+    label = "-".join([options.paper, *parse_assignments(options.set).values(), device])
+    write_json(HERE / f"{label}.json", {**record, "provenance": machine.provenance()})
 
 
 def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each arm with a method of its own, against the plain method."""
-    settings = experiment.settings.resolve("demo")
+    settings = experiment.settings.resolve("demo", parse_assignments(options.set))
     kept = [arm for arm in experiment.arms if not arm.recipe(settings)]
     methods = {arm.name: arm.method(settings) for arm in kept if arm.name in ("baseline", experiment.paper)}
     plain, plain_memory = methods["baseline"], peak(experiment, "baseline", options)
@@ -102,7 +105,8 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
         method.after_evaluation(model, scores, Step(1, 1, 0, logged=False))
     take = update((model, *method.modules().values()), options)
-    return lambda: take(lambda: method.loss(model, batch, method.count(batch), Step(1, 1, 0, logged=False))["loss"])
+    late = Step(100, 100, 0, logged=False)  # a weight that grows over the updates is at its height
+    return lambda: take(lambda: method.loss(model, batch, method.count(batch), late)["loss"])
 
 
 def accelerator(options: argparse.Namespace) -> Accelerator:
@@ -187,13 +191,15 @@ def peak(experiment: Experiment, arm: str, options: argparse.Namespace) -> float
     """Megabytes that the steps of an arm need, measured in a fresh process."""
     command = [sys.executable, __file__, options.paper, "--arm", arm, "--task", experiment.name]
     command += [text for name in SHAPE for text in (f"--{name}", str(getattr(options, name)))]
+    command += ["--set", *options.set]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def memory(paper: Any, options: argparse.Namespace) -> float:
     experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
-    method = experiment.arm(options.arm).method(experiment.settings.resolve("demo"))
+    settings = experiment.settings.resolve("demo", parse_assignments(options.set))
+    method = experiment.arm(options.arm).method(settings)
     return above(stepper(experiment, method, options), 3)
 
 
@@ -236,6 +242,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paper")
     add_shape(parser)
+    parser.add_argument("--set", nargs="*", default=[], help="settings, such as passes_form=recomputed")
     parser.add_argument("--arm", default="", help=argparse.SUPPRESS)  # set in the processes that measure memory
     parser.add_argument("--task", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

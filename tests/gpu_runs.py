@@ -38,6 +38,10 @@ EXPERIMENTS = {
     "r_drop/translation": TRANSLATED,
     "r_drop/classification": {name: value for name, value in TRAINED.items() if name != "max_tokens"},
     "seer_forcing/translation": TRANSLATED,
+    "intra_distillation/translation": TRANSLATED,
+    "intra_distillation/classification": {
+        **{name: value for name, value in TRAINED.items() if name != "max_tokens"}, "passes_form": "recomputed",
+    },
     "lssd/many_to_one": MULTILINGUAL,
     "lssd/one_to_many": MULTILINGUAL,
     "distilbert/masked_lm": {
@@ -51,6 +55,7 @@ TIMES = ("minutes", "seconds_per_update", "latency_ms", "peak_memory_mb")
 DEMO = {
     "r_drop": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
     "seer_forcing": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
+    "intra_distillation": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
     "lssd": {"train_rows": [12, 20, 30, 40], "updates": 8, "epoch_rows": 40, "vocab_size": 400, "layers": 1},
     "distilbert": {
         "train_rows": 200, "updates": 6, "eval_every": 3, "student_layers": 1, "teacher_updates": 4,

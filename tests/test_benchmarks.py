@@ -25,6 +25,7 @@ OPTIONS = argparse.Namespace(
     length=16,
     arm="r_drop",
     task="translation",
+    set=[],
 )
 
 

@@ -258,7 +258,7 @@ def weighted_sum(
     """sum_i w_i formula_i(logits), logits (K, ..., V), in one reading and with one gradient buffer.
 
     Terms are (weight, formula) pairs; a term of weight 0 is not computed. Formulas: `nll_formula(...)`,
-    `x_formula()` and whatever is a `Formula` of one tensor of logits.
+    `x_formula()`, `js_formula()` and whatever is a `Formula` of one tensor of logits.
     """
     kept = [(weight, term) for weight, term in terms if weight != 0.0]
     return rowwise(_WeightedSum(kept or [(0.0, term) for _, term in terms[:1]]), (logits,), mask, reduction)
@@ -267,6 +267,11 @@ def weighted_sum(
 def x_formula() -> _XDivergence:
     """The X-divergence of the stacked passes as a formula, for `weighted_sum`."""
     return _XDivergence()
+
+
+def js_formula() -> _JensenShannon:
+    """The Jensen-Shannon divergence of the stacked passes as a formula, for `weighted_sum`."""
+    return _JensenShannon()
 
 
 # --- the engine ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from kdutils.data.batches import Batches, collate_classification, collate_masked
 from kdutils.models.build import classifier, masked_lm
 from kdutils.models.forward import MODEL_INPUTS
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
+from kdutils.papers.intra_distillation.method import IntraDistillation
 from kdutils.papers.lssd.method import LSSD
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.papers.seer_forcing.method import SeerForcing
@@ -68,6 +69,9 @@ METHODS = {
     "masked words": (Method, masked, 1),
     "r_drop": (RDrop, translation, 1),
     "r_drop of classes": (RDrop, classes, 1),
+    "intra_distillation": (IntraDistillation, translation, 1),
+    "recomputed": (lambda: IntraDistillation(form="recomputed"), translation, 6),
+    "recomputed of classes": (lambda: IntraDistillation(form="recomputed"), classes, 6),
     "seer_forcing": (SeerForcing, translation, 1),
     "masks as drawn": (lambda: SeerForcing(reading="masked"), translation, 1),
     "l2": (lambda: SeerForcing(transfer="l2"), translation, 1),
