@@ -61,7 +61,7 @@ class Translation(Task):
         vocab_size={"small": 2000},
         max_length={"small": 64},
         width={"small": 128},
-        layers={"small": 2},
+        layers={"small": 1},
         feedforward={"small": 512},
         dropout={"demo": 0.3},
         max_tokens={"small": 1000},
