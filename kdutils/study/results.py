@@ -188,16 +188,16 @@ def trials(records: Sequence[Record], task: str, preset: str, metric: str) -> li
 
     One dict a trial, over the seeds that are set aside for it (`TUNING_SEEDS`), best first within an arm.
     """
-    groups: dict[tuple, dict[int, float]] = {}
+    groups: dict[str, dict[int, float]] = {}
     for record in merged(records):
         if (record["task"], record["preset"]) == (task, preset) and record["seed"] in TUNING_SEEDS:
             changed = {k: v for k, v in record["overrides"].items() if k not in BY_ANOTHER_ROAD}
             for arm, result in record["arms"].items():
-                key = (arm, json.dumps(changed, sort_keys=True))
-                groups.setdefault(key, {})[record["seed"]] = result["metrics"][metric]
+                about = {"arm": arm, **changed, "updates": result["metrics"].get("updates")}
+                groups.setdefault(json.dumps(about), {})[record["seed"]] = result["metrics"][metric]
     rows = [
-        {"arm": arm, **json.loads(changed), "seeds": len(scores), metric: sum(scores.values()) / len(scores)}
-        for (arm, changed), scores in groups.items()
+        {**json.loads(about), "seeds": len(scores), metric: sum(scores.values()) / len(scores)}
+        for about, scores in groups.items()
     ]
     return sorted(rows, key=lambda row: (row["arm"], -row[metric]))
 
