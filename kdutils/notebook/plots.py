@@ -340,6 +340,32 @@ def heatmap(
 
 
 @house
+def forest(graded: Sequence[tuple[str, claims.Grade]], xlabel: str) -> Figure:
+    """By how much, on which bed? One row a bed and comparison: seeds, their mean and its 95 % interval, the paper's.
+
+    graded: of one unit, as `claims.on_beds` gives them; a row is named by the bed and the claim's words. Raises
+    UserError where there is nothing to draw.
+    """
+    rows = [(bed, grade) for bed, grade in graded if grade.values and math.isfinite(grade.mean)]
+    if not rows:
+        raise UserError("There is nothing to draw: none of these claims has a number yet.")
+    figure, axes = blank(6.4, 0.9 + 0.55 * len(rows))
+    axes.axvline(0, color=COLOURS["reference"], linewidth=1)
+    for y, (_, grade) in enumerate(rows):
+        colour = COLOURS["method"] if grade.verdict == claims.SUPPORTED else COLOURS["reference"]
+        axes.scatter(list(grade.values.values()), [y] * grade.n, s=18, color=colour, alpha=0.5)
+        if grade.low < grade.high:
+            axes.plot([grade.low, grade.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
+        axes.plot(grade.mean, y, "|", color="black", markersize=13, markeredgewidth=2)
+        if grade.claim.published is not None:
+            axes.plot(grade.claim.published, y, "D", markersize=7, markerfacecolor="white", color="black")
+    axes.set_yticks(range(len(rows)), [f"{bed},\n{grade.claim.words}" for bed, grade in rows])
+    axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+@house
 def claims_figure(grades: Sequence[claims.Grade]) -> Figure:
     """What do the seeds say about each claim? One row a claim, on its own scale: interval, seeds, bound."""
     drawn = [g for g in grades if g.values and any(map(math.isfinite, g.values.values()))]

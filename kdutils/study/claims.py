@@ -249,8 +249,8 @@ def on_beds(
 
 def bed_name(records: Sequence[Record]) -> str:
     """What the bed of some records is called: by its corpus, the embedded one by its preset."""
-    corpus = records[0]["provenance"].get("data", {}).get("corpus", "demo")
-    return records[0]["preset"] if corpus == "demo" else corpus
+    corpus, preset = records[0]["provenance"].get("data", {}).get("corpus", "demo"), records[0]["preset"]
+    return preset if corpus == "demo" else corpus if preset in BEDS else f"{corpus}, {preset}"
 
 
 def sentence(graded: Sequence[tuple[str, Grade]]) -> str:

@@ -57,7 +57,7 @@ class Classification(Task):
             data={"small": "hub:stanfordnlp/sst2"},
             model={"small": "sentence-transformers/all-MiniLM-L6-v2"},
             train_rows={"small": 1000},
-            validation_rows={"small": 0},
+            validation_rows={"small": 400},
             test_rows={"small": 0},
             max_length={"small": 64},
             learning_rate={"small": 1e-4},

@@ -54,7 +54,7 @@ class Translation(Task):
         validation_rows={"demo": 300, "small": 500},
         test_rows={"demo": 300, "grammar": 1000, "small": 0},
         updates={"demo": 600, "grammar": 4800, "small": 3000},
-        eval_every={"grammar": 400, "small": 250},
+        eval_every={"demo": 100, "grammar": 400, "small": 250},
         data={"small": "hub:bentrevett/multi30k"},
         max_words={"small": 0},
         train_rows={"small": 5000},
