@@ -191,7 +191,8 @@ def trials(records: Sequence[Record], task: str, preset: str, metric: str) -> li
     groups: dict[str, dict[int, float]] = {}
     for record in merged(records):
         if (record["task"], record["preset"]) == (task, preset) and record["seed"] in TUNING_SEEDS:
-            changed = {k: v for k, v in record["overrides"].items() if k not in BY_ANOTHER_ROAD}
+            hidden = {*BY_ANOTHER_ROAD, "updates", "eval_every"}  # how long it was stands in its metrics
+            changed = {name: value for name, value in record["overrides"].items() if name not in hidden}
             for arm, result in record["arms"].items():
                 about = {"arm": arm, **changed, "updates": result["metrics"].get("updates")}
                 groups.setdefault(json.dumps(about), {})[record["seed"]] = result["metrics"][metric]
