@@ -51,7 +51,7 @@ def _points(setting: str):
 
 PIXELS = "Figure 2, read from pixels"
 AXIS = PIXELS + "; unit and smoothing of its axis not stated"
-PLATEAU = Need("the baseline has reached its plateau: its validation BLEU moves by less than 1 in the last fifth",
+PLATEAU = Need("the baseline has reached its plateau: in the last fifth its validation BLEU moves by less than 1",
                measures.plateau("baseline", "bleu"), "<", 1.0, "BLEU", "train longer")  # fmt: skip
 READ_OFTEN = Need("the training data were read at least 20 times", measures.passes_over_data("baseline"), ">=", 20.0,
                   "times", "train longer, or on fewer data")  # fmt: skip
