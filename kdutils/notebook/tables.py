@@ -159,7 +159,8 @@ def folded(shown: Shown, summary: str) -> Shown:
 
 def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Shown:
     """The trials by which settings were chosen (`results.trials`), folded."""
-    frame = pd.DataFrame(trials).fillna("as the preset").round(2)
+    frame = pd.DataFrame(trials).round(2).astype(object)
+    frame = frame.where(frame.notna(), "as the preset")
     return folded(Shown(frame.to_html(index=False, escape=True), frame.to_string(index=False)), title)
 
 

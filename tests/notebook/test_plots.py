@@ -83,6 +83,15 @@ def test_signed_heatmap_is_white_at_zero():
     assert np.allclose(mesh.to_rgba([0.0])[0, :3], 1.0, atol=0.06)
 
 
+def test_a_forest_has_a_row_for_each_bed_and_comparison_with_a_number():
+    graded = [("grammar", GRADES[0]), ("captions", GRADES[3]), ("nowhere", GRADES[1]), ("here", GRADES[-1])]
+    axes = plots.forest(graded, "BLEU").axes[0]
+    assert [label.get_text().split(",")[0] for label in axes.get_yticklabels()] == ["grammar", "captions"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+    with pytest.raises(UserError, match="nothing to draw"):
+        plots.forest(graded[-1:], "BLEU")
+
+
 def test_claims_figure_has_a_row_for_each_claim_with_a_number():
     figure = plots.claims_figure(GRADES)
     assert [axes.get_yticklabels()[0].get_text() for axes in figure.axes] == [f"R{i}  BLEU" for i in (1, 2, 3, 4)]
