@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import html
+import itertools
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -207,7 +208,7 @@ def claims_table(node: Notebook) -> Iterator[str]:
 def exercises_keep_their_answers(node: Notebook) -> Iterator[str]:
     part = in_part(node, "Exercises") if all_parse(node) else []
     names = []
-    for cell, following in zip(part, [*part[1:], None], strict=True):
+    for cell, following in itertools.zip_longest(part, part[1:]):
         if cell.cell_type != "code":
             continue
         tree = ast.parse(cell.source)
