@@ -53,7 +53,7 @@ class Translation(Task):
         # the beds that all translation papers share; rates and dropout are what served the plain baseline best there
         validation_rows={"demo": 300, "small": 500},
         test_rows={"demo": 300, "grammar": 1000, "small": 0},
-        updates={"demo": 600, "grammar": 4800, "small": 3000},
+        updates={"demo": 900, "grammar": 4800, "small": 3000},
         eval_every={"demo": 100, "grammar": 400, "small": 250},
         data={"small": "hub:bentrevett/multi30k"},
         max_words={"small": 0},
