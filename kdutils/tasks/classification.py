@@ -19,7 +19,7 @@ class Classification(Task):
 
     name = kind = "classification"
     headline = "test_accuracy"
-    selectable = ("accuracy", "f1", "mcc", "loss")
+    selectable = ("accuracy", "f1", "matthews", "loss")
     settings_table = (
         Table(
             Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),

@@ -63,7 +63,7 @@ class Translation(Task):
         width={"small": 128},
         layers={"small": 1},
         feedforward={"small": 512},
-        dropout={"demo": 0.3},
+        dropout={"demo": 0.3, "small": 0.2},
         max_tokens={"small": 1000},
         learning_rate={"small": 3e-3},
         warmup={"small": 200},
