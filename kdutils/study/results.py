@@ -191,7 +191,7 @@ def trials(records: Sequence[Record], task: str, preset: str, metric: str) -> li
     groups: dict[str, dict[int, float]] = {}
     for record in merged(records):
         if (record["task"], record["preset"]) == (task, preset) and record["seed"] in TUNING_SEEDS:
-            hidden = {*BY_ANOTHER_ROAD, "updates", "eval_every"}  # how long it was stands in its metrics
+            hidden = {*BY_ANOTHER_ROAD, "updates", "eval_every", "checkpoint_every"}  # its length is in its metrics
             changed = {name: value for name, value in record["overrides"].items() if name not in hidden}
             for arm, result in record["arms"].items():
                 about = {"arm": arm, **changed, "updates": result["metrics"].get("updates")}
