@@ -137,7 +137,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         ("r_drop --set alpah=1", "no setting 'alpah'. Did you mean 'alpha'?"),
         ("r_drop --set translaton.alpha=1", "no task 'translaton'"),
         ("r_drop --tasks translation --set classification.alpha=1", "no task 'classification'"),
-        ("r_drop --set alpha=big", "'alpha' takes a number, such as 5.0, not 'big'."),
+        ("r_drop --set alpha=big", "'alpha' takes a number, such as 1.0, not 'big'."),
         ("r_drop --set alpha=", "'alpha' takes a number"),
         ("r_drop --set updates=1.5", "'updates' takes a whole number"),
         ("r_drop --set updates=null", "'updates' takes a whole number"),
