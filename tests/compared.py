@@ -29,8 +29,8 @@ CLOCKS = (
     "kdutils.tasks.scores.latency_ms",
     "kdutils.core.machine",
     "kdutils.core.setup",
-    "kdutils.study.plan",
-)  # which counts what the kernels of this machine do
+    "kdutils.study.plan",  # which counts what the kernels of this machine do
+)
 OPTIMISERS = "optim"  # of torch: what a notebook trains without kdutils
 CHANGING = {"append", "extend", "insert", "add", "update", "setdefault", "load_state_dict"}  # methods
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
