@@ -1,4 +1,4 @@
-"""python -m kdutils list | run | train | report | doctor | refresh | colab
+"""python -m kdutils list | plan | run | train | report | doctor | refresh | colab
 
 Every command explains itself with --help. Errors are one sentence and a non-zero exit status.
 """
@@ -26,6 +26,8 @@ examples
       the papers and their notebooks
   python -m kdutils list r_drop
       its experiments, arms and claims
+  python -m kdutils plan r_drop --preset study
+      what that would take: updates, memory, minutes on several machines
   python -m kdutils run r_drop --preset study --seeds 1 2 3 --set alpha=1
       the notebook by papermill, one process a seed, then one that puts them together
   python -m kdutils run --all
@@ -72,6 +74,22 @@ def list_papers(options: argparse.Namespace) -> None:
             print(f"  claim {claim.id:5} {claim.statement}")
     if not options.paper:
         print("'list PAPER' tells a paper's experiments, arms and claims.")
+
+
+def plan(options: argparse.Namespace) -> None:
+    from kdutils import runner
+    from kdutils.study.experiment import checked_seeds, resolve
+    from kdutils.study.plan import planned, totals
+
+    paper, seeds, plans = runner.load(options.paper), checked_seeds(options.seeds or [1, 2, 3]), []
+    wanted = resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
+    for experiment in (one for one in paper.EXPERIMENTS if one.name in wanted):
+        plans.append(planned(experiment, wanted[experiment.name], len(seeds), options.arms))
+        print(plans[-1].text(), end="\n\n", flush=True)
+    if len(plans) > 1:
+        print("all experiments", *totals(plans), "", sep="\n")
+    said = dict.fromkeys(words for one in plans for words in one.assumptions)
+    print("What is taken for granted:", *said, sep="\n- ")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -198,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("paper", nargs="*", help="tell more of these")
 
+    one = _command(commands, "plan", plan, "count what an experiment takes, and train nothing")
+    one.add_argument("paper", help="the name of a paper, as 'list' shows it")
+    _setting_options(one)
+    one.add_argument("--arms", nargs="+", metavar="ARM", help="only these; all by default")
+
     one = _command(commands, "run", run, "execute notebooks with papermill")
     one.add_argument("paper", nargs="*", help="names of papers, as 'list' shows them")
     one.add_argument("--all", action="store_true", help="every notebook of the suite")
@@ -232,7 +255,7 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
     return parser
 
 
-def _experiment_options(parser: argparse.ArgumentParser) -> None:
+def _setting_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="demo", help=f"{', '.join(PRESETS)} (default: demo)")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these experiments of the paper")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="one run of every arm for each")
@@ -240,6 +263,10 @@ def _experiment_options(parser: argparse.ArgumentParser) -> None:
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="change settings: alpha=1, or classification.alpha=1 for one task",
     )  # fmt: skip
+
+
+def _experiment_options(parser: argparse.ArgumentParser) -> None:
+    _setting_options(parser)
     parser.add_argument(
         "--max-minutes", type=float, default=0.0, metavar="M",
         help="stop cleanly after so long (exit status 75); the same command then goes on",

@@ -22,7 +22,15 @@ import nbformat
 TAG = "nbval-check-output"
 OWN_RUNS = {"runs"}  # the parameter with the folder that training writes to and reads from
 TRAINING = ("kdutils.study.running", "kdutils.study.teachers", "kdutils.study.kept", "kdutils.training.loop")
-CLOCKS = ("time", "timeit", "datetime", "kdutils.tasks.scores.latency_ms", "kdutils.core.machine", "kdutils.core.setup")
+CLOCKS = (
+    "time",
+    "timeit",
+    "datetime",
+    "kdutils.tasks.scores.latency_ms",
+    "kdutils.core.machine",
+    "kdutils.core.setup",
+    "kdutils.study.plan",  # which counts what the kernels of this machine do
+)
 OPTIMISERS = "optim"  # of torch: what a notebook trains without kdutils
 CHANGING = {"append", "extend", "insert", "add", "update", "setdefault", "load_state_dict"}  # methods
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef)

@@ -277,7 +277,7 @@ def stored(cell: Notebook) -> list[str]:
     """What a cell printed and the tables that it showed when it was executed; without its figures."""
     text = "".join(output.text for output in cell.outputs if output.output_type == "stream")
     rich = [output.data for output in cell.outputs if "data" in output]
-    return [text, *(table(data) for data in rich if "image/png" not in data)]
+    return [text, *(table(data) for data in rich if "image/png" not in data and not table(data).startswith("<img "))]
 
 
 def all_parse(node: Notebook) -> bool:

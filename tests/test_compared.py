@@ -137,13 +137,16 @@ def test_a_value_that_is_replaced_is_not_needed():
 # --- what nbval makes of the tags ---------------------------------------------------------------------------------
 
 TABLE = "import pandas as pd\npd.DataFrame({'BLEU': [score]})"
+FIGURE = (
+    "from kdutils.notebook.plots import Picture\ndisplay(Picture(bytes(range(97, 123)), f'A bar as high as {score}'))"
+)
 TOLD = "print(f'BLEU {score}, on 2026-01-31, in 2.5 min, 350 MB, torch 2.13.0+cpu, difference 1.1e-16')"
 
 
 def write_notebook(place: Path, *, table: str, printed: str) -> None:
     """A notebook as it is committed, with 21.5 in its source and these numbers in its outputs."""
     new = nbformat.v4
-    cells = [new.new_code_cell(source) for source in ("score = 21.5", TABLE, TOLD)]
+    cells = [new.new_code_cell(source) for source in ("score = 21.5", TABLE, TOLD, FIGURE)]
     html = (
         "<div>\n<style scoped>\n    .dataframe tbody tr th:only-of-type {\n        vertical-align: middle;\n    }\n\n"
         "    .dataframe tbody tr th {\n        vertical-align: top;\n    }\n\n    .dataframe thead th {\n"
@@ -154,6 +157,9 @@ def write_notebook(place: Path, *, table: str, printed: str) -> None:
     data = {"text/html": html, "text/plain": f"   BLEU\n0  {table}"}
     cells[1].outputs = [new.new_output("execute_result", data, execution_count=2)]
     cells[2].outputs = [new.new_output("stream", text=printed)]
+    page = f'<img alt="A bar as high as {table}" style="max-width:100%" src="data:image/png;base64,iVBORw0KGgo=">'
+    figure = {"text/html": page, "text/plain": f"A bar as high as {table}"}  # another release draws other bytes
+    cells[3].outputs = [new.new_output("display_data", figure)]
     for number, cell in enumerate(cells, start=1):
         cell.execution_count = number
     node = new.new_notebook(cells=cells)
@@ -169,5 +175,5 @@ def test_nbval_sees_another_number_and_overlooks_another_time(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", *options]
     done = subprocess.run([*command, tmp_path], cwd=tmp_path, capture_output=True, text=True)
     failed = sorted(line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith("FAILED"))
-    assert failed == ["wrong.ipynb::Cell", "wrong.ipynb::Cell"], done.stdout
-    assert "2 failed, 4 passed" in done.stdout
+    assert failed == ["wrong.ipynb::Cell", "wrong.ipynb::Cell", "wrong.ipynb::Cell"], done.stdout
+    assert "3 failed, 5 passed" in done.stdout

@@ -18,6 +18,7 @@ from kdutils import __version__, runner
 from kdutils.__main__ import _print_metrics, main
 from kdutils.core.errors import Paused, UserError
 from kdutils.core.files import read_json
+from kdutils.core.settings import PRESETS
 from kdutils.papers import r_drop
 from kdutils.study import results
 from tests.corpus_files import pairs, write
@@ -25,7 +26,7 @@ from tests.corpus_files import pairs, write
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["train_rows=60", "validation_rows=20", "test_rows=20", "updates=4", "warmup=2", "eval_every=2", "log_every=2",
         "checkpoint_every=3", "width=16", "layers=1", "heads=2", "feedforward=16"]  # fmt: skip
-COMMANDS = ("list", "run", "train", "report", "doctor", "refresh")
+COMMANDS = ("list", "plan", "run", "train", "report", "doctor", "refresh")
 
 
 @pytest.fixture
@@ -84,10 +85,11 @@ def test_every_command_explains_itself(call, command):
 
 
 def test_the_options_of_an_experiment_are_explained(call):
-    for command in ("run", "train"):
+    for command in ("plan", "run", "train"):
         out = " ".join(call(command, "--help")[1].split())
-        for words in ("demo, study, paper (default: demo)", "classification.alpha=1 for one task", "exit status 75"):
+        for words in (f"{', '.join(PRESETS)} (default: demo)", "classification.alpha=1 for one task"):
             assert words in out
+        assert ("exit status 75" in out) == (command != "plan")
     assert "--record" in out and "--arms" in out
 
 
@@ -130,12 +132,12 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     ("arguments", "words"),
     [
         ("r_drpo", "no paper 'r_drpo'. Did you mean 'r_drop'?"),
-        ("r_drop --preset dmeo", "no preset 'dmeo'. Did you mean 'demo'? Known: demo, study, paper."),
+        ("r_drop --preset dmeo", f"no preset 'dmeo'. Did you mean 'demo'? Known: {', '.join(PRESETS)}."),
         ("r_drop --tasks translatoin", "no task 'translatoin'. Did you mean 'translation'?"),
         ("r_drop --set alpah=1", "no setting 'alpah'. Did you mean 'alpha'?"),
         ("r_drop --set translaton.alpha=1", "no task 'translaton'"),
         ("r_drop --tasks translation --set classification.alpha=1", "no task 'classification'"),
-        ("r_drop --set alpha=big", "'alpha' takes a number, such as 5.0, not 'big'."),
+        ("r_drop --set alpha=big", "'alpha' takes a number, such as 1.0, not 'big'."),
         ("r_drop --set alpha=", "'alpha' takes a number"),
         ("r_drop --set updates=1.5", "'updates' takes a whole number"),
         ("r_drop --set updates=null", "'updates' takes a whole number"),
@@ -241,6 +243,31 @@ def test_list_shows_papers_notebooks_experiments_and_claims(call):
     assert (code, err) == (0, "") and r_drop.TITLE in out and "notebooks/03_r_drop.ipynb" in out
     assert "translation: baseline, baseline_2x, r_drop" in out
     assert all(f"claim {claim.id} " in out and claim.statement in out for claim in r_drop.CLAIMS)
+
+
+def test_plan_counts_and_writes_nothing(call, tmp_path):
+    code, out, err = call("plan", "r_drop", "--seeds", "1", "2", "--set", *TINY, "vocab_size=400")
+    assert (code, err) == (0, "") and list(tmp_path.iterdir()) == []
+    for words in ("translation, preset demo", "classification, preset demo", "all experiments", "2 seeds, minutes: T4 ",
+                  "here ", "main memory", "\n- Data: demo: counted.", "\n- A GPU reaches 25 %"):  # fmt: skip
+        assert words in out
+    lines = [line.split() for line in out.splitlines() if line.startswith("baseline_2x ")]
+    assert [line[1] for line in lines] == ["8", "8"]  # twice the updates
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("r_drpo", "no paper 'r_drpo'"),
+        ("r_drop --preset dmeo", "no preset 'dmeo'"),
+        ("r_drop --tasks translatoin", "no task 'translatoin'"),
+        ("r_drop --seeds 1 1", "seeds must be different whole numbers"),
+        ("r_drop --tasks translation --arms rdrop", "no arm 'rdrop'. Did you mean 'r_drop'?"),
+        ("r_drop --tasks translation --set data=hub:owner/unheard", "The size of 'owner/unheard' is not known here"),
+    ],
+)
+def test_a_mistake_in_a_plan_is_one_sentence(refused, arguments, words):
+    assert words in refused("plan", *arguments.split())
 
 
 def test_run_passes_everything_on(call, monkeypatch):

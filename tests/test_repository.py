@@ -307,7 +307,7 @@ def code_lines(path: Path) -> int:
 
 def test_the_shared_code_stays_small_enough_to_be_read():
     shared = [path for path in MODULES if wing(dotted(path)).partition(".")[0] not in ("papers", "grammar")]
-    assert sum(map(code_lines, shared)) < 6500
+    assert sum(map(code_lines, shared)) < 7000  # 400 of them plan a run, 100 check exercises
 
 
 def test_the_command_line_explains_itself_without_the_heavy_libraries():

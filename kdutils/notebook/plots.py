@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import io
 import math
 import sys
@@ -21,6 +22,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from kdutils.core.errors import UserError, unknown
@@ -340,6 +342,32 @@ def heatmap(
 
 
 @house
+def forest(graded: Sequence[tuple[str, claims.Grade]], xlabel: str) -> Figure:
+    """By how much, on which bed? One row a bed and comparison: seeds, their mean and its 95 % interval, the paper's.
+
+    graded: of one unit, as `claims.on_beds` gives them; a row is named by the bed and the claim's words. Raises
+    UserError where there is nothing to draw.
+    """
+    rows = [(bed, grade) for bed, grade in graded if grade.values and math.isfinite(grade.mean)]
+    if not rows:
+        raise UserError("There is nothing to draw: none of these claims has a number yet.")
+    figure, axes = blank(6.4, 0.9 + 0.55 * len(rows))
+    axes.axvline(0, color=COLOURS["reference"], linewidth=1)
+    for y, (_, grade) in enumerate(rows):
+        colour = COLOURS["method"] if grade.verdict == claims.SUPPORTED else COLOURS["reference"]
+        axes.scatter(list(grade.values.values()), [y] * grade.n, s=18, color=colour, alpha=0.5)
+        if grade.low < grade.high:
+            axes.plot([grade.low, grade.high], [y, y], color=colour, linewidth=3, solid_capstyle="round")
+        axes.plot(grade.mean, y, "|", color="black", markersize=13, markeredgewidth=2)
+        if grade.claim.published is not None:
+            axes.plot(grade.claim.published, y, "D", markersize=7, markerfacecolor="white", color="black")
+    axes.set_yticks(range(len(rows)), [f"{bed},\n{grade.claim.words}" for bed, grade in rows])
+    axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+@house
 def claims_figure(grades: Sequence[claims.Grade]) -> Figure:
     """What do the seeds say about each claim? One row a claim, on its own scale: interval, seeds, bound."""
     drawn = [g for g in grades if g.values and any(map(math.isfinite, g.values.values()))]
@@ -389,22 +417,82 @@ def _draw_bound(axes: Axes, claim: claims.Claim) -> None:
     axes.set_xlim(low, high)
 
 
+@house
+def scheme(boxes: Mapping[str, tuple], arrows: Sequence[tuple], *, width: float = 4.8, row: float = 0.92) -> Figure:
+    """How does the method work? Boxes and the arrows between them, from top to bottom, readable on a phone.
+
+    `boxes`: {name: (column, row, text)} or (column, row, text, colour), where row 0 is the top one; columns and rows
+    may be fractions. `arrows`: (from, to), (from, to, label), or (from, to, label, "both") with a head at either end.
+    Texts may have several lines and $formulas$. `width` in inches (4.8 keep text at 11 points readable at 390 pixels),
+    `row` the inches from one row to the next. Raises UserError for an unknown name and for boxes that overlap or stick
+    out.
+    """
+    columns, rows = ([box[i] for box in boxes.values()] for i in (0, 1))
+    figure = Figure(figsize=(width, row * (max(rows) - min(rows) + 0.9)), layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(min(columns) - 0.5, max(columns) + 0.5), ylim=(max(rows) + 0.45, min(rows) - 0.45))
+    axes.axis("off")
+    drawn = {name: _box(axes, *box) for name, box in boxes.items()}
+    figure.draw_without_rendering()  # a box is as large as its text, which is known when it is drawn
+    labels = [_arrow(axes, drawn, *arrow) for arrow in arrows]
+    figure.draw_without_rendering()
+    _check_room(figure, [*drawn.values(), *filter(None, labels)])
+    return figure
+
+
+def _box(axes: Axes, column: float, row: float, text: str, colour: str = COLOURS["reference"]) -> Text:
+    light = [1 - 0.16 * (1 - part) for part in matplotlib.colors.to_rgb(colour)]
+    style = {"boxstyle": "round,pad=0.5,rounding_size=0.4", "facecolor": light, "edgecolor": colour, "linewidth": 1.4}
+    return axes.text(column, row, text, ha="center", va="center", fontsize=11, linespacing=1.3, bbox=style, zorder=3)
+
+
+def _arrow(
+    axes: Axes, drawn: Mapping[str, Text], start: str, end: str, label: str = "", heads: str = "end"
+) -> Text | None:
+    """Draws an arrow from the edge of one box to the edge of another; returns its label, if it has one."""
+    for name in (start, end):
+        if name not in drawn:
+            raise unknown("box", name, drawn)
+    extents = [drawn[name].get_bbox_patch().get_window_extent() for name in (start, end)]
+    one, other = (np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]) for box in extents)
+    way = np.maximum(np.abs(other - one), 1e-9)  # how far the arrow runs, in pixels
+    inside = [min(box.width / way[0], box.height / way[1]) / 2 for box in extents]  # the part of it in either box
+    ends = [one + inside[0] * (other - one), other - inside[1] * (other - one)]
+    begin, middle, tip = axes.transData.inverted().transform([ends[0], (ends[0] + ends[1]) / 2, ends[1]])
+    style = {"arrowstyle": "<|-|>" if heads == "both" else "-|>", "mutation_scale": 13, "shrinkA": 2, "shrinkB": 2}
+    axes.annotate("", tip, begin, zorder=1, arrowprops={**style, "color": "#444444", "linewidth": 1.3})
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    return axes.text(*middle, label, ha="center", va="center", fontsize=10, bbox=ground, zorder=2) if label else None
+
+
+def _check_room(figure: Figure, texts: Sequence[Text]) -> None:
+    """Raises UserError for a text that sticks out of the figure or lies on another."""
+    extents = [(text.get_text(), text.get_bbox_patch().get_window_extent()) for text in texts]
+    for i, (text, box) in enumerate(extents):
+        if not (box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1):
+            raise UserError(f"'{text}' sticks out of the scheme: break it into lines, or give more width or row.")
+        for other, second in extents[:i]:
+            if box.overlaps(second):
+                raise UserError(f"'{text}' lies on '{other}': break them into lines, or move them apart.")
+
+
 # ---------------------------------------------------------------- notebooks
 
 
 class Picture:
-    """A PNG with its alternative text, as Jupyter stores it: as metadata of the image and as plain text.
+    """A figure with its alternative text: as an HTML image that carries it, as a PNG, and as the text alone.
 
-    nbconvert's classic template puts it on the page; its lab template and JupyterLab 4 drop it from images,
-    and readers without images (terminals, mail, diffs) get the plain text.
+    Templates of nbconvert and JupyterLab drop the text of a bare PNG, so the HTML is what they show. The PNG is for
+    those that cannot show HTML, such as LaTeX; readers without images (terminals, mail, diffs) get the text.
     """
 
     def __init__(self, png: bytes, alt: str) -> None:
         self.png, self.alt = png, alt
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        data = {"image/png": base64.b64encode(self.png).decode("ascii"), "text/plain": self.alt}
-        return data, {"image/png": {"alt": self.alt}}
+        png, alt = base64.b64encode(self.png).decode("ascii"), html.escape(" ".join(self.alt.split()))
+        image = f'<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{png}">'
+        return {"text/html": image, "image/png": png, "text/plain": self.alt}, {"image/png": {"alt": self.alt}}
 
     def __repr__(self) -> str:
         return self.alt

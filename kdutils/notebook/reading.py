@@ -178,7 +178,8 @@ def tidy(notebook: Any) -> Any:
     """Turns an executed notebook (an nbformat node), in place, into the form that is committed; returns it.
 
     Takes out what differs from run to run or from machine to machine and what keeps GitHub from rendering:
-    widget state and views, the runner's timings, cells it injected, cleared bars, the name of a local kernel.
+    widget state and views, the runner's timings, cells it injected, cleared bars, the name of a local kernel, and
+    the second copy of a figure whose HTML holds it already.
     """
     for key in ("widgets", "papermill", "toc", "vscode"):
         notebook.metadata.pop(key, None)
@@ -194,6 +195,9 @@ def tidy(notebook: Any) -> Any:
             count += cell.execution_count is not None
             cell.execution_count = count if cell.execution_count is not None else None
             for output in cell.outputs:
+                if output.get("data", {}).get("text/html", "").startswith("<img "):
+                    output.data.pop("image/png", None)
+                    output.metadata.pop("image/png", None)
                 if "execution_count" in output:
                     output["execution_count"] = cell.execution_count
     return notebook

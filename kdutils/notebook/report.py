@@ -173,12 +173,17 @@ def _scores(arms: Mapping[str, dict | None]) -> str:
 
 
 def grades_of(group: Group, groups: Sequence[Group], claims: Claims) -> list[grading.Grade]:
-    """The claims of the group's paper. One about a sweep is graded once, in its group with the fewest overrides."""
+    """The claims of the group's paper. One about a sweep is graded once, in its group with the fewest overrides.
+
+    The seeds on which settings were chosen (`results.TUNING_SEEDS`) are shown, never graded.
+    """
     graded = []
     for claim in grading.about(claims.get(group.paper, []), group.task):
         pool = [one for one in groups if results.comparable(group.records[0], one.records[0], claim.over)]
         if min(pool, key=lambda one: len(one.overrides)) is group:
-            graded.append(grading.grade(claim, [record for member in pool for record in member.records]))
+            records = [record for member in pool for record in member.records]
+            records = [record for record in records if record["seed"] not in results.TUNING_SEEDS]
+            graded.append(grading.grade(claim, records))
     # a sweep's other groups hold what the sweep needs and little else: what they did not run is no news
     return [one for one in graded if not group.overrides or one.verdict != grading.NOT_RUN]
 

@@ -8,6 +8,7 @@ The board of verdicts is a template, `board.html.j2`, which the report draws too
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,8 +45,8 @@ def settings_table(table: Table, settings: Settings, title: str) -> Shown:
     summary = f"{title}: {len(frame)} settings of the preset '{settings.preset}'"
     summary += f", changed: {changed}" if changed else ""
     summary += f". {settings.note}" if settings.note else ""
-    markup = f"<details><summary>{html.escape(summary)}</summary>{frame.to_html(escape=True)}</details>"
-    return Shown(markup, "\n".join([summary, *(f"  {name} = {value!r}" for name, value in settings.items())]))
+    values = "\n".join(f"  {name} = {value!r}" for name, value in settings.items())
+    return folded(Shown(frame.to_html(escape=True), values), summary)
 
 
 PAIR = Markup('<tr><th style="text-align:left">{}</th><td style="text-align:left">{}</td></tr>')
@@ -132,6 +133,35 @@ def styled(grades: Sequence[Grade]) -> Shown:
     """The board for the end of a notebook cell: verdicts in words, symbols and colours; plain text elsewhere."""
     rows = [f"{g.claim.id:5} {marked(g.verdict):15} {g.ours or 'no number'}" for g in grades]
     return Shown(TEMPLATES.get_template("board.html.j2").render(grades=grades), "\n".join([*rows, note(grades)]))
+
+
+def on_beds(graded: Sequence[tuple[str, Grade]], titles: Mapping[str, str] | None = None) -> Shown:
+    """What `claims.on_beds` found: a claim, and below it a line for every bed, the verdict first.
+
+    titles: what stands before a claim in place of its id, such as the name of its paper.
+    """
+    titles = titles or {}
+    lines = itertools.groupby(graded, key=lambda pair: pair[1].claim)
+    shown = [(claim, list(pairs)) for claim, pairs in lines]
+    markup = TEMPLATES.get_template("beds.html.j2").render(claims=shown, titles=titles, grades=[g for _, g in graded])
+    rows = [
+        f"{titles.get(g.claim.id, g.claim.id):5} {bed:10} {marked(g.verdict):20} {g.ours or 'no number'}"
+        for bed, g in graded
+    ]
+    return Shown(markup, "\n".join(rows) or "Nothing is recorded yet.")
+
+
+def folded(shown: Shown, summary: str) -> Shown:
+    """What is shown, behind a line that unfolds it."""
+    markup = f"<details><summary>{html.escape(summary)}</summary>{shown.markup}</details>"
+    return Shown(markup, f"{summary}\n{shown.text}")
+
+
+def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Shown:
+    """The trials by which settings were chosen (`results.trials`), folded."""
+    frame = pd.DataFrame(trials).round(2).astype(object)
+    frame = frame.where(frame.notna(), "as the preset")
+    return folded(Shown(frame.to_html(index=False, escape=True), frame.to_string(index=False)), title)
 
 
 def escaped(text: object) -> Markup:

@@ -22,12 +22,15 @@ from scipy import stats
 
 from kdutils.core.errors import UserError, unknown
 from kdutils.study.measures import Record, Values, as_float, with_last_weights
+from kdutils.study.results import for_claim
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 NOT_TESTABLE, NOT_RUN = "not testable here", "not run"
 SYMBOLS = {SUPPORTED: "✓", CONTRADICTED: "✗", INCONCLUSIVE: "?", NOT_TESTABLE: "∅", NOT_RUN: "–"}
 DIRECTIONS = {">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 KINDS = ("direction", "equivalence", "exact")
+RANKS = ("headline", "table", "further")
+BEDS = ("grammar", "small")  # the presets whose records decide the claims
 MINIMUM_SEEDS = 3
 CONFIDENCE = 0.95
 
@@ -62,8 +65,9 @@ class Claim:
     `every_seed`: the claimed sign must also hold in each seed. `over`: the overrides that a sweep varies, so
     that the report puts their records together. `task`: the only task it speaks of, if it is one. `scale`: what the
     live scale cannot show. `published`: the paper's number in the same unit, for figures and as the effect that the
-    runs must be able to see. `needs`: what must hold before a verdict means anything. Raises UserError if it cannot
-    be graded.
+    runs must be able to see. `needs`: what must hold before a verdict means anything. `rank`: the paper's one headline,
+    the few others of the table, or further ones, which stand folded. `words`: the comparison in a sentence, "at equal
+    updates". Raises UserError if it cannot be graded.
     """
 
     id: str
@@ -83,10 +87,14 @@ class Claim:
     scale: str = ""
     published: float | None = None
     needs: tuple[Need, ...] = ()
+    rank: str = "further"
+    words: str = ""
 
     def __post_init__(self) -> None:
         if self.better not in DIRECTIONS:
             raise unknown("direction", self.better, DIRECTIONS)
+        if self.rank not in RANKS:
+            raise unknown("rank", self.rank, RANKS)
         if self.kind not in KINDS:
             raise unknown("kind of claim", self.kind, KINDS)
         if self.kind == "equivalence" and not self.margin > 0:
@@ -215,6 +223,43 @@ def _too_wide(claim: Claim, low: float, high: float) -> bool:
 def about(claims: Iterable[Claim], task: str) -> list[Claim]:
     """The claims that speak of a task."""
     return [claim for claim in claims if claim.task in ("", task)]
+
+
+def ranked(claims: Iterable[Claim], *ranks: str) -> list[Claim]:
+    """The claims of these ranks: the headline first, then in their order."""
+    return sorted((claim for claim in claims if claim.rank in ranks), key=lambda claim: RANKS.index(claim.rank))
+
+
+def on_beds(
+    claims: Iterable[Claim], records: Sequence[Record], task: str, presets: Sequence[str] = BEDS
+) -> list[tuple[str, Grade]]:
+    """Each claim graded on every bed that has records of it: [(name of the bed, grade), ...], claim by claim.
+
+    A bed is a preset with its data: "grammar", or the name of the corpus, such as "multi30k". Claims that speak of
+    another task are graded on that one; `task` is for those that speak of all.
+    """
+    graded = []
+    for claim in claims:
+        for preset in presets:
+            found = for_claim(claim.over, records, claim.task or task, preset)
+            if found:
+                graded.append((bed_name(found), grade(claim, found)))
+    return graded
+
+
+def bed_name(records: Sequence[Record]) -> str:
+    """What the bed of some records is called: by its corpus, the embedded one by its preset."""
+    corpus, preset = records[0]["provenance"].get("data", {}).get("corpus", "demo"), records[0]["preset"]
+    return preset if corpus == "demo" else corpus if preset in BEDS else f"{corpus}, {preset}"
+
+
+def sentence(graded: Sequence[tuple[str, Grade]]) -> str:
+    """What came of it, bed by bed: "grammar: +2.1 [+1.2, +3.0] BLEU at equal updates (supported), ..."."""
+    beds: dict[str, list[str]] = {}
+    for bed, one in graded:
+        if one.ours:
+            beds.setdefault(bed, []).append(f"{one.ours} {one.claim.words}".strip() + f" ({one.verdict})")
+    return "; ".join(f"{bed}: {', '.join(found)}" for bed, found in beds.items()) or "Nothing is recorded yet"
 
 
 def _difference(number) -> float:

@@ -47,6 +47,8 @@ class Arm:
     `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
     gives a fixed network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as
     `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
+    `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": those of the teachers that
+    it trains first, "exams": how many it sits, in units of a plain one}.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Arm:
     recipe: Callable[[Settings], dict[str, Any]] = field(default=lambda settings: {})
     start: Callable[[Trial], PreTrainedModel] = field(default=lambda trial: trial.task.model(trial.seed))
     teacher: Callable[[Trial], nn.Module] | None = None
+    besides: Callable[[Settings], dict[str, float]] = field(default=lambda settings: {})
 
 
 @dataclass(frozen=True)

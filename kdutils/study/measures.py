@@ -62,10 +62,17 @@ def with_last_weights(records: Sequence[Record]) -> list[Record]:
 
 
 def plateau(arm: str, metric: str, share: float = 0.2) -> Measure:
-    """A measure: by how much `metric` still moves in the last fifth of a run, in its own units, up or down."""
-    return lambda records: from_history(
-        records, arm, metric, lambda curve: abs(curve[-1] - curve[-1 - max(1, round(share * len(curve)))])
-    )
+    """A measure: by how much `metric` still moves at the end of a run, in its own units, up or down.
+
+    It is the mean over the last fifth of the evaluations, compared with that over the fifth before, for a single
+    evaluation is noise.
+    """
+
+    def moved(curve: list[float]) -> float:
+        n = max(1, round(share * len(curve)))
+        return abs(float(np.mean(curve[-n:]) - np.mean(curve[-2 * n : -n])))
+
+    return lambda records: from_history(records, arm, metric, moved)
 
 
 def passes_over_data(arm: str) -> Measure:

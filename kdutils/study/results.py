@@ -30,6 +30,8 @@ SHAPE = {
 NEEDED = ("paper", "preset", "seed", "arms", "metrics")
 SELECTED = {"translation": "loss", "classification": "accuracy"}  # before records said by what
 WORDS = {str: "text", int: "a whole number", NUMBER: "a number"}
+TUNING_SEEDS = range(11, 20)  # on which settings are chosen; a verdict never rests on them
+BY_ANOTHER_ROAD = {"data", "test_split", "model"}  # where a bed's corpus or start was taken from; its rows decide
 ROWS = {"train_rows", "validation_rows", "test_rows", "data_seed", "max_words"}  # they choose rows of the same corpus
 
 
@@ -169,14 +171,36 @@ def for_claim(
     """The records of a task and preset that differ from `like` in nothing but the settings in `over`, merged.
 
     like: a record of the run that is graded, so that what was recorded on the demo's data says nothing of a reader's
-    own. Without it the preset as it is: only what is in `over` may be overridden.
+    own. Without it the preset as it is: only what is in `over` may be overridden, and the place that the data were
+    taken from; of several versions of the data, those of the newest. Never those on which settings were chosen
+    (`TUNING_SEEDS`).
     """
     found = [record for record in records if (record["task"], record["preset"]) == (task, preset)]
     if like is None:
-        found = [record for record in found if set(record["overrides"]) <= set(over)]
-        # of several versions of the data, those of the newest
+        allowed = {*over, *(BY_ANOTHER_ROAD if preset != "demo" else ())}
+        found = [r for r in found if set(r["overrides"]) <= allowed and r["seed"] not in TUNING_SEEDS]
         like = max(found, key=lambda record: (-len(record["overrides"]), date(record)), default=None)
     return merged(record for record in found if comparable(like, record, over))
+
+
+def trials(records: Sequence[Record], task: str, preset: str, metric: str) -> list[dict[str, Any]]:
+    """The trials by which settings were chosen: what was changed, the arm, and the mean of a validation score.
+
+    One dict a trial, over the seeds that are set aside for it (`TUNING_SEEDS`), best first within an arm.
+    """
+    groups: dict[str, dict[int, float]] = {}
+    for record in merged(records):
+        if (record["task"], record["preset"]) == (task, preset) and record["seed"] in TUNING_SEEDS:
+            hidden = {*BY_ANOTHER_ROAD, "updates", "eval_every", "checkpoint_every"}  # its length is in its metrics
+            changed = {name: value for name, value in record["overrides"].items() if name not in hidden}
+            for arm, result in record["arms"].items():
+                about = {"arm": arm, **changed, "updates": result["metrics"].get("updates")}
+                groups.setdefault(json.dumps(about), {})[record["seed"]] = result["metrics"][metric]
+    rows = [
+        {**json.loads(about), "seeds": len(scores), metric: sum(scores.values()) / len(scores)}
+        for about, scores in groups.items()
+    ]
+    return sorted(rows, key=lambda row: (row["arm"], -row[metric]))
 
 
 def _short(value: Any) -> str:

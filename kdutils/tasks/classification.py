@@ -19,7 +19,7 @@ class Classification(Task):
 
     name = kind = "classification"
     headline = "test_accuracy"
-    selectable = ("accuracy", "f1", "mcc", "loss")
+    selectable = ("accuracy", "f1", "matthews", "loss")
     settings_table = (
         Table(
             Setting("data", "demo", "hub:stanfordnlp/sst2", "demo", "demo, hub:owner/name, or a folder of yours"),
@@ -57,7 +57,7 @@ class Classification(Task):
             data={"small": "hub:stanfordnlp/sst2"},
             model={"small": "sentence-transformers/all-MiniLM-L6-v2"},
             train_rows={"small": 1000},
-            validation_rows={"small": 0},
+            validation_rows={"small": 400},
             test_rows={"small": 0},
             max_length={"small": 64},
             learning_rate={"small": 1e-4},

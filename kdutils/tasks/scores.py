@@ -135,6 +135,9 @@ def _same_number(first: int, second: int, firsts: str, seconds: str) -> None:
 # --- translating -------------------------------------------------------------------------------------
 
 
+GREEDY_TOKENS, SEARCHED = 4096, 64  # padded tokens of sources, and sentences in beam search, that go together
+
+
 @torch.no_grad()
 def translate(
     model: PreTrainedModel,
@@ -143,7 +146,7 @@ def translate(
     *,
     beams: int = 1,
     max_length: int = 64,
-    max_tokens: int = 4096,
+    max_tokens: int = GREEDY_TOKENS,
     source_tag: int | None = None,
     target_tag: int | None = None,
 ) -> list[str]:
@@ -166,7 +169,7 @@ def translate(
     with mode(model, training=False):
         start = 0
         while start < len(order):
-            rows = max(1, max_tokens // len(sources[order[start]])) if beams == 1 else 64
+            rows = max(1, max_tokens // len(sources[order[start]])) if beams == 1 else SEARCHED
             chosen = order[start : start + rows]
             start += len(chosen)
             produced = _generate(model, [sources[i] for i in chosen], beams, longest, target_tag)

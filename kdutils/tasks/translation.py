@@ -53,21 +53,21 @@ class Translation(Task):
         # the beds that all translation papers share; rates and dropout are what served the plain baseline best there
         validation_rows={"demo": 300, "small": 500},
         test_rows={"demo": 300, "grammar": 1000, "small": 0},
-        updates={"demo": 600, "grammar": 3600, "small": 3000},
-        eval_every={"grammar": 300, "small": 250},
+        updates={"demo": 900, "grammar": 9600, "small": 3000},
+        eval_every={"demo": 100, "grammar": 800, "small": 250},
         data={"small": "hub:bentrevett/multi30k"},
         max_words={"small": 0},
         train_rows={"small": 5000},
         vocab_size={"small": 2000},
         max_length={"small": 64},
         width={"small": 128},
-        layers={"small": 2},
+        layers={"small": 1},
         feedforward={"small": 512},
-        dropout={"demo": 0.3},
+        dropout={"demo": 0.3, "small": 0.2},
         max_tokens={"small": 1000},
         learning_rate={"small": 3e-3},
         warmup={"small": 200},
-        checkpoint_every={"small": 250},
+        checkpoint_every={"grammar": 2400, "small": 250},
     )
 
     def translate(self, model: PreTrainedModel, sentences: list[str], beams: int | None = None) -> list[str]:

@@ -2,15 +2,17 @@
 
 import io
 import math
+import re
 import warnings
 
 import matplotlib
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdutils.core.errors import UserError
-from kdutils.notebook import plots, tables
+from kdutils.notebook import plots, reading, tables
 from kdutils.study import claims
 
 
@@ -81,6 +83,15 @@ def test_heatmap_labels_its_tokens():
 def test_signed_heatmap_is_white_at_zero():
     mesh = plots.heatmap([[-1.0, 0.0, 3.0]], ["a", "b", "c"], ["x"], "gradient").axes[0].collections[0]
     assert np.allclose(mesh.to_rgba([0.0])[0, :3], 1.0, atol=0.06)
+
+
+def test_a_forest_has_a_row_for_each_bed_and_comparison_with_a_number():
+    graded = [("grammar", GRADES[0]), ("captions", GRADES[3]), ("nowhere", GRADES[1]), ("here", GRADES[-1])]
+    axes = plots.forest(graded, "BLEU").axes[0]
+    assert [label.get_text().split(",")[0] for label in axes.get_yticklabels()] == ["grammar", "captions"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+    with pytest.raises(UserError, match="nothing to draw"):
+        plots.forest(graded[-1:], "BLEU")
 
 
 def test_claims_figure_has_a_row_for_each_claim_with_a_number():
@@ -352,6 +363,69 @@ def test_claims_stand_in_the_order_given_each_with_its_own_numbers():
     assert [colour_of(axes.collections[0]) for axes in figure.axes] == inks
 
 
+# --- the scheme of a method --------------------------------------------------------------------------------------
+
+
+def r_drop_scheme():
+    boxes = {
+        "x": (1, 0, "one sentence $x$, its translation $y$"),
+        "pass 1": (0, 1, "the model\ndropout mask 1", plots.BLUE),
+        "pass 2": (2, 1, "the same model\ndropout mask 2", plots.BLUE),
+        "P1": (0, 2, "distribution $P_1$", plots.ORANGE),
+        "P2": (2, 2, "distribution $P_2$", plots.ORANGE),
+        "CE1": (0, 3, "cross-entropy\n$-\\log P_1(y)$", plots.GREEN),
+        "KL": (1, 3, "$\\alpha$ times the KL,\nmean of both ways", plots.VERMILLION),
+        "CE2": (2, 3, "cross-entropy\n$-\\log P_2(y)$", plots.GREEN),
+        "loss": (1, 4, "loss: the sum of the three"),
+    }
+    down = "x>pass 1 x>pass 2 pass 1>P1 pass 2>P2 P1>CE1 P1>KL P2>KL P2>CE2 CE1>loss KL>loss CE2>loss"
+    arrows = [tuple(arrow.split(">")) for arrow in re.findall(r"(?:pass )?\w+>(?:pass )?\w+", down)]
+    return plots.scheme(boxes, [*arrows, ("P1", "P2", "must agree", "both")])
+
+
+def test_a_scheme_is_readable_on_a_phone_and_reproducible():
+    figure = r_drop_scheme()
+    size = Image.open(io.BytesIO(plots.picture(figure, "how R-Drop works").png)).size
+    (axes,) = figure.axes
+    points = min(text.get_fontsize() for text in axes.texts if text.get_text())
+    assert points * figure.dpi / 72 * 390 / size[0] > 11  # pixels, on a page of 390
+    boxes = [text for text in axes.texts if text.get_fontsize() == 11 and text.get_text()]
+    assert [text.get_text().split("\n")[0] for text in boxes][1:3] == ["the model", "the same model"]
+    assert plots.picture(figure, "a").png == plots.picture(r_drop_scheme(), "a").png
+
+
+def test_an_arrow_runs_from_edge_to_edge_with_its_label_half_way():
+    figure = plots.scheme({"a": (0, 0, "a"), "b": (0, 2, "two\nlines")}, [("a", "b", "down")], width=2.4)
+    a, b, arrow, label = figure.axes[0].texts
+    one, other = a.get_bbox_patch().get_window_extent(), b.get_bbox_patch().get_window_extent()
+    begin, tip = arrow.axes.transData.transform([arrow.xyann, arrow.xy])
+    assert begin[1] == pytest.approx(one.y0) and tip[1] == pytest.approx(other.y1)
+    assert arrow.axes.transData.transform(label.get_position())[1] == pytest.approx((one.y0 + other.y1) / 2)
+    assert begin[0] == tip[0] == pytest.approx(figure.bbox.x1 / 2)
+
+
+def test_an_arrow_of_both_has_two_heads():
+    for heads in ("end", "both"):
+        figure = plots.scheme({"a": (0, 0, "a"), "b": (1, 0, "b")}, [("a", "b", "", heads)], width=3, row=1)
+        style = figure.axes[0].texts[-1].arrow_patch.get_arrowstyle()
+        assert style.arrow == ("<|-|>" if heads == "both" else "-|>")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "arrows", "message"),
+    [
+        ({"a": (0, 0, "a"), "b": (1, 0, "b")}, [("a", "c")], "no box 'c'. Known: a, b"),
+        ({"a": (0, 0, "far too long a text " * 4)}, [], "sticks out of the scheme"),
+        ({"a": (0, 0, "a\n" * 9), "b": (1, 0, "b")}, [], "sticks out of the scheme"),
+        ({"a": (0, 0, "a text"), "b": (0.1, 0, "another"), "c": (1, 0, "c")}, [], "'another' lies on 'a text'"),
+        ({"a": (0, 0, "a"), "b": (0, 0.5, "b")}, [("a", "b", "a label")], "'a label' lies on"),
+    ],
+)
+def test_a_scheme_that_would_be_unreadable_is_refused(boxes, arrows, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        plots.scheme(boxes, arrows)
+
+
 # --- words around the numbers ------------------------------------------------------------------------------------
 
 
@@ -430,14 +504,28 @@ def test_show_stores_png_and_alternative_text_and_prints_nothing(capsys):
     assert output.data["image/png"].startswith("iVBOR")
 
 
-def test_nbconvert_puts_the_alternative_text_on_the_page():
-    nbformat, nbconvert = pytest.importorskip("nbformat"), pytest.importorskip("nbconvert")
-    data, metadata = plots.picture(FIGURES["bars"](), 'A "bar" chart')._repr_mimebundle_()
+@pytest.mark.parametrize("template", ["lab", "classic", "reveal"])
+def test_nbconvert_puts_the_alternative_text_on_the_page(template):
+    nbconvert = pytest.importorskip("nbconvert")
+    data, metadata = plots.picture(FIGURES["bars"](), 'A "bar" chart:\n1 < 2')._repr_mimebundle_()
     output = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output])])
     nbformat.validate(notebook)
-    html, _ = nbconvert.HTMLExporter(template_name="classic").from_notebook_node(notebook)
-    assert 'alt="A &quot;bar&quot; chart"' in html or "alt='A \"bar\" chart'" in html
+    for node in (notebook, reading.tidy(notebook)):
+        page, _ = nbconvert.HTMLExporter(template_name=template).from_notebook_node(node)
+        assert page.count('src="data:image/png;base64,') == 1
+        assert 'alt="A &quot;bar&quot; chart: 1 &lt; 2"' in page or "alt='A \"bar\" chart: 1 &lt; 2'" in page
+
+
+def test_a_figure_is_committed_once_with_its_text():
+    data, metadata = plots.picture(FIGURES["bars"](), "bars")._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data=dict(data), metadata=metadata)
+    bare = nbformat.v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="})
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[output, bare])])
+    kept, untouched = reading.tidy(node).cells[0].outputs
+    assert kept.data == {"text/html": data["text/html"], "text/plain": "bars"} and not kept.metadata
+    assert data["image/png"] in kept.data["text/html"]
+    assert untouched.data == {"image/png": "iVBORw0KGgo="}
 
 
 def test_pyplot_figures_are_closed():

@@ -315,6 +315,21 @@ def test_score_counts_the_last_answer_to_each_exercise(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 2 exercises tried are correct."
 
 
+def test_an_exercise_without_an_expected_value_is_one_of_a_paper():
+    for name in ("r_drop.alhpa", "r_drop", "nobody.alpha"):
+        with pytest.raises(UserError) as caught:
+            exercises.check(name, 4)
+        assert one_sentence(caught.value).startswith(f"There is no exercise '{name}'.")
+
+
+def test_score_counts_the_exercises_of_a_paper_too(capsys, monkeypatch):
+    monkeypatch.setattr(exercises, "_answered", {})
+    for answer in (..., 3, 4):
+        exercises.check("r_drop.alpha", answer)
+    exercises.score()
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 exercises tried are correct."
+
+
 # --- the committed form; all of it in a real kernel ---------------------------------------------------------
 
 

@@ -255,17 +255,29 @@ def verdicts(group, groups, about):
 def test_a_run_of_one_arm_displaces_nothing_of_the_full_record(tmp_path):
     store_of = ROOT / "results"
     before = report.grouped(report.gather(tmp_path / "none", store_of))
-    full = results.read(store_of / "r_drop/demo/translation-seed-1.json")
+    full = results.read(store_of / "r_drop/grammar/translation-seed-6.json")
     mine = {**full, "arms": {"baseline": copy.deepcopy(full["arms"]["baseline"])}}
     mine["arms"]["baseline"]["provenance"]["date"] = "2100-01-01"
     store(tmp_path / "runs/r_drop/translation-demo-x/seed-1/record.json", mine)
     after = report.grouped(report.gather(tmp_path / "runs", store_of))
-    assert after[0].title == "r_drop, translation, demo" and after[0].origin == "yours and recorded"
+    assert after[0].title == "r_drop, translation, grammar" and after[0].origin == "yours and recorded"
     (same,) = (group for group in before if group.title == after[0].title)
     about = {"r_drop": r_drop.CLAIMS}
     assert verdicts(after[0], after, about) == verdicts(same, before, about)
     assert set(after[0].records[0]["arms"]) == set(full["arms"])
     assert after[0].notes == same.notes
+
+
+def test_the_seeds_that_chose_the_settings_are_shown_and_not_graded(tmp_path):
+    for seed in (1, 2, 3, 11, 12):
+        one = record(seed)
+        if seed > 10:
+            one["arms"]["r_drop"]["metrics"]["test_bleu"] = 0.0
+        store(tmp_path / f"results/{seed}.json", one)
+    (group,) = report.grouped(report.gather(tmp_path / "runs", tmp_path / "results"))
+    assert [one["seed"] for one in group.records] == [1, 2, 3, 11, 12]
+    (graded,) = report.grades_of(group, [group], {"r_drop": [GAIN]})
+    assert list(graded.values) == [1, 2, 3]
 
 
 def test_a_newer_arm_counts_in_the_numbers_and_its_file_is_named(tmp_path):

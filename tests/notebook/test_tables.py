@@ -9,6 +9,8 @@ import pytest
 from kdutils.core.settings import Setting, Table
 from kdutils.notebook import tables
 from kdutils.papers.r_drop.experiment import ARMS, TRANSLATION
+from kdutils.study import claims
+from kdutils.study.claims import Claim
 from kdutils.study.experiment import Arm
 from kdutils.training.method import Method
 
@@ -174,3 +176,43 @@ def test_a_record_without_headline_time_or_place_is_shown_all_the_same():
 )
 def test_no_text_becomes_markup_in_markdown(text, safe):
     assert tables.escaped(text) == safe
+
+
+# --- verdicts on beds --------------------------------------------------------------------------------------------
+
+
+def graded(name, values, bed="grammar", **options):
+    claim = Claim(name, f"<i>{name}</i> holds.", lambda _: dict(enumerate(values, 1)), unit="BLEU", **options)
+    return bed, claims.grade(claim, [{"arms": {}}])
+
+
+def test_a_claim_stands_once_and_below_it_every_bed_the_verdict_first():
+    claim = Claim("R1", "It is <b>better</b>.", lambda records: records[0]["values"], unit="BLEU", paper="+2 & more")
+    pairs = [
+        (bed, claims.grade(claim, [{"arms": {}, "values": dict(enumerate(values, 1))}]))
+        for bed, values in {"grammar": [1.0, 1.1, 1.2], "captions": [1.0, -1.0, 0.0]}.items()
+    ]
+    shown = tables.on_beds([*pairs, graded("R2", [-1.0, -1.1, -1.2])], titles={"R1": "R-Drop <i>"})
+    page = html_of(shown)
+    assert (
+        page.count("It is &lt;b&gt;better&lt;/b&gt;.") == 1 and "+2 &amp; more" in page and "R-Drop &lt;i&gt;" in page
+    )
+    body = page[page.index("<tbody>") :]
+    order = [
+        body.index(word) for word in ("R-Drop", "✓ supported", "grammar", "? inconclusive", "captions", "✗ contra")
+    ]
+    assert order == sorted(order)
+    assert repr(shown).splitlines() == [
+        "R-Drop <i> grammar    ✓ supported          +1.10 [+0.85, +1.35] BLEU",
+        "R-Drop <i> captions   ? inconclusive       0.0 [-2.5, 2.5] BLEU",
+        "R2    grammar    ✗ contradicted       -1.10 [-1.35, -0.85] BLEU",
+    ]
+    assert repr(tables.on_beds([])) == "Nothing is recorded yet."
+
+
+def test_trials_are_folded_and_what_was_not_changed_is_as_the_preset():
+    trials = [{"arm": "baseline", "dropout": 0.3, "seeds": 2, "validation_bleu": 20.519}, {"arm": "r_drop", "seeds": 1}]
+    shown = tables.trials_table(trials, "2 trials")
+    page = html_of(shown)
+    assert page.startswith("<details><summary>2 trials</summary><table") and "20.52" in page and "as the preset" in page
+    assert repr(shown).startswith("2 trials\n")

@@ -144,8 +144,8 @@ def test_the_plateau_and_the_passes_over_the_data_are_read_from_the_curve():
         for i, x in enumerate([5, 4, 3, 2, 2.5, 2, 2, 2.1, 2, 1.5])
     ]
     records = [record(1, ours={"history": rows})]
-    assert measures.plateau("ours", "loss")(records) == {1: pytest.approx(0.6)}
-    assert measures.plateau("ours", "loss", share=0.5)(records) == {1: pytest.approx(1.0)}
+    assert measures.plateau("ours", "loss")(records) == {1: pytest.approx(0.3)}
+    assert measures.plateau("ours", "loss", share=0.5)(records) == {1: pytest.approx(1.38)}
     assert measures.passes_over_data("ours")(records) == {1: 4.0}
 
 

@@ -166,3 +166,62 @@ def test_what_a_record_may_lack_is_empty(tmp_path):
     )
     found = results.read(tmp_path / "one.json")
     assert (found["task"], found["settings"], found["overrides"], found["provenance"]) == ("", {}, {}, {})
+
+
+# --- beds: what is graded, and what chose the settings ------------------------------------------------------------
+
+
+def on_bed(preset, seed, scores, **changed):
+    """A record of a bed; the small one's captions lie in a folder of somebody's."""
+    if preset == "grammar":
+        return {**record(seed, scores, **changed), "preset": preset}
+    made = {**record(seed, scores, data="rows", corpus="captions", **changed), "preset": preset}
+    made["overrides"] |= {"data": "a/captions", "test_split": "t"}
+    return made
+
+
+GAIN = Claim("R1", "BLEU is higher.", measures.gain("bleu", "r_drop", "baseline"), unit="BLEU", task="translation",
+             rank="headline", words="at equal updates")  # fmt: skip
+
+
+def test_a_bed_is_found_wherever_its_data_were_taken_from_and_no_tuning_seed_is_graded():
+    store = [on_bed("small", seed, (20.0, 23.0)) for seed in (1, 2)]
+    chosen_on, swept = on_bed("small", 11, (0.0, 99.0)), on_bed("small", 1, (20.0, 24.0), alpha=1.0)
+    found = results.for_claim((), [*store, chosen_on, swept], "translation", "small")
+    assert found == store
+    assert results.for_claim(("alpha",), [*store, chosen_on, swept], "translation", "small") == [*store, swept]
+    mine = {**record(), "overrides": {"data": "mine"}}
+    assert results.for_claim((), [mine], "translation", "demo") == []  # no bed
+
+
+def test_a_claim_is_graded_on_every_bed_that_has_records():
+    store = [on_bed("grammar", seed, (20.0, 22.0 + seed / 10)) for seed in (1, 2, 3)]
+    store += [on_bed("small", seed, (20.0, 20.0 + seed - 2)) for seed in (1, 2, 3)]
+    graded = claims.on_beds([GAIN], store, "translation")
+    assert [(bed, one.verdict, one.n) for bed, one in graded] == [
+        ("grammar", claims.SUPPORTED, 3), ("captions", claims.INCONCLUSIVE, 3)
+    ]  # fmt: skip
+    assert claims.sentence(graded) == (
+        "grammar: +2.20 [+1.95, +2.45] BLEU at equal updates (supported); "
+        "captions: 0.0 [-2.5, 2.5] BLEU at equal updates (inconclusive)"
+    )
+    assert claims.on_beds([GAIN], [], "translation") == [] and "Nothing" in claims.sentence([])
+
+
+def test_the_trials_are_the_tuning_seeds_best_first():
+    scores = {11: (20.0, 22.0), 12: (21.0, 24.0), 1: (90.0, 90.0)}
+    store = [on_bed("grammar", seed, pair) for seed, pair in scores.items()]
+    store += [on_bed("grammar", 11, (30.0,), dropout=0.3), on_bed("small", 11, (1.0, 2.0))]
+    assert results.trials(store, "translation", "grammar", "bleu") == [
+        {"arm": "baseline", "dropout": 0.3, "updates": None, "seeds": 1, "bleu": 30.0},
+        {"arm": "baseline", "updates": None, "seeds": 2, "bleu": 20.5},
+        {"arm": "r_drop", "updates": None, "seeds": 2, "bleu": 23.0},
+    ]
+
+
+def test_a_record_from_before_selection_was_named_says_what_it_was(tmp_path):
+    for task, metric in (("translation", "loss"), ("classification", "accuracy")):
+        old = {**record(), "task": task}
+        path = tmp_path / f"{task}.json"
+        path.write_text(json.dumps(old), encoding="utf-8")
+        assert results.read(path)["settings"]["select_by"] == metric

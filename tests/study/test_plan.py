@@ -1,0 +1,295 @@
+"""What a plan counts, against numbers worked out by hand; and every study preset against its limits."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdutils import runner
+from kdutils.core.errors import UserError
+from kdutils.papers import distilbert, lssd, r_drop
+from kdutils.study import plan
+from kdutils.study.experiment import resolve
+from kdutils.study.plan import GPUS, Cost, Meter, planned
+from kdutils.tasks.translation import Translation
+from tests.tiny import one_sentence
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {"train_rows": 60, "validation_rows": 20, "test_rows": 24, "updates": 10, "eval_every": 4, "width": 16,
+        "heads": 2, "layers": 1, "feedforward": 32, "vocab_size": 400, "max_tokens": 100}  # fmt: skip
+TRANSLATION = r_drop.EXPERIMENTS[0]
+
+
+def translation(**changes):
+    return resolve([TRANSLATION], "demo", {**TINY, **changes})["translation"]
+
+
+def of_arm(found: plan.Plan, name: str) -> plan.ArmPlan:
+    return next(arm for arm in found.arms if arm.name == name)
+
+
+# --- counting ----------------------------------------------------------------------------------------------------
+
+
+def test_a_matrix_product_is_counted_and_weighted():
+    meter, a = Meter(), torch.ones(3, 5)
+
+    def run():
+        a @ torch.ones(5, 7)
+        with meter.weighted(10, 4):
+            a @ torch.ones(5, 7)
+
+    cost = meter.cost(run, False, contextlib.nullcontext())
+    assert cost.flops == 2 * 3 * 5 * 7 * 11  # once, and once for ten
+    assert cost.launches == 2 * 5 and cost.seconds == 0.0  # a product and the ones it is made with; four times again
+
+
+def test_the_fused_attention_of_a_cpu_is_counted():
+    q = torch.ones(1, 2, 6, 4)
+    cost = Meter().cost(
+        lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), False, contextlib.nullcontext()
+    )
+    assert cost.flops == 2 * (2 * 2 * 6 * 6 * 4)  # scores and values, two heads of 6 x 6 x 4
+
+
+def test_minutes_are_those_of_the_operations_or_of_starting_them():
+    gpu = GPUS["T4"]
+    assert gpu["peak"] / gpu["bandwidth"] == pytest.approx(203.1, abs=0.1)
+    share = 0.25 * 768 / (768 + 2.5 * 65e12 / 320e9)
+    assert share == pytest.approx(0.150, abs=0.001)
+    assert Cost(flops=60 * 65e12 * share).minutes("T4", 768) == pytest.approx(1.0)
+    assert Cost(launches=60 / 1.5e-5).minutes("T4", 768) == pytest.approx(1.0)
+    assert Cost(traffic=60 * 320e9).minutes("T4", 768) == pytest.approx(1.0)
+    assert Cost(1.0, 2.0, 3.0, 4.0).times(2.0, 3.0) + Cost(1.0) == Cost(3.0, 6.0, 6.0, 12.0)
+
+
+def test_the_sentences_below_a_plan_name_the_numbers_that_it_counts_with():
+    said = " ".join(one["why"] for one in plan.FACTS["assumed"].values() if "why" in one)
+    rates = ", ".join(f"{name} {gpu['peak'] / 1e12:.0f}" for name, gpu in GPUS.items())
+    a = plan.ASSUMED
+    for words in (
+        rates, f"reaches {100 * a['largest_share']:.0f} %", f"{a['balance']} peak", f"{1e6 * a['launch']:.0f} micro",
+        f"{a['generated']} times that", f"{a['optimizer_bytes']} bytes", f"{a['slope']} times its source's tokens",
+        f"and {a['offset']} more", f"{a['part']} pieces", f"{a['tokenised']:,.0f} tokens",
+        f"{a['process_gb']} GB of lib",
+        f"the texts {a['texts']} times",
+        f"{a['row_bytes']} a row", f"{a['context_gb']:.0f} GB of CUDA", f"{a['counted'] / 1e9:.0f} billion",
+        f"{a['timed'] / 1e9:.0f} billion",
+    ):  # fmt: skip
+        assert words in said, words
+    assert a["fragments"] == 1.2 and "a fifth more" in said
+
+
+def test_a_step_takes_six_operations_a_weight_and_token():
+    settings = translation()
+    arm = planned(TRANSLATION, settings, 1, ["baseline"], timed=False).arms[0]
+    outline, width, inner = plan._outline(Translation, settings), 16, 32
+    # a layer a side: four and eight square matrices, two feed-forward blocks; the projection onto the vocabulary
+    weights = 12 * width**2 + 2 * (2 * width * inner) + len(outline.tokenizer) * width
+    size = outline.split_sizes["train"]
+    assert arm.train.flops == pytest.approx(10 * 6 * weights * size.cells / size.batches, rel=0.15)  # and attention
+
+
+# --- an experiment -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> plan.Plan:
+    return planned(TRANSLATION, translation(), 3, timed=False)
+
+
+def test_updates_evaluations_and_translations_are_counted(small):
+    base, double = of_arm(small, "baseline"), of_arm(small, "baseline_2x")
+    assert (base.updates, double.updates) == (10, 20)
+    assert (base.evaluations, double.evaluations) == (3, 5)  # after 4, 8 and 10; after 4, 8, ..., 20
+    assert (base.greedy, base.searched) == (3 * 20, 2 * 24)  # both selections of weights are tested
+    assert double.passes == 2 * base.passes
+    task = Translation(translation())
+    assert base.passes == 10 / len(task.training_batches(0))
+    by_loss = planned(TRANSLATION, translation(select_by="loss"), 3, ["baseline"], timed=False)
+    assert by_loss.arms[0].greedy == 0 and by_loss.arms[0].searched == 48
+
+
+def test_r_drop_computes_twice_what_the_baseline_does(small):
+    ratio = of_arm(small, "r_drop").train.flops / of_arm(small, "baseline").train.flops
+    assert ratio == pytest.approx(2.0, abs=0.05)
+
+
+def test_the_memory_of_a_large_corpus_is_that_of_its_texts_rows_and_ids():
+    experiment = distilbert.EXPERIMENTS[0]
+    settings = resolve([experiment], "study", {"train_rows": 0, "model": "sentence-transformers/all-MiniLM-L6-v2"})
+    outline = plan._outline(experiment.task, settings["masked_lm"])
+    assert outline.text == 1_165_029 * (462 + 400)  # WikiText-103: texts, and what Python takes for a row
+    size = outline.split_sizes["train"]
+    assert size.tokens == pytest.approx(1_165_029 * 99, rel=0.01) and size.rows == pytest.approx(1.6e6, rel=0.02)
+    assert 4.0 * outline.text + 300 * size.rows + 4 * size.tokens < 5.5e9  # of the 12 GB, beside the libraries
+
+
+def test_the_totals_are_those_of_the_arms(small):
+    a_seed = sum(row["T4"] for row in small.table())
+    assert small.minutes("T4", 1) - small.preparing == pytest.approx(a_seed, rel=0.01)
+    assert small.minutes("T4") - small.preparing == pytest.approx(3 * a_seed, rel=0.01)
+    assert small.minutes("H100") <= small.minutes("A100") <= small.minutes("T4")
+    text = small.text()
+    assert "one seed, minutes: T4" in text and "3 seeds, minutes: T4" in text and "baseline_2x" in text
+    assert "here" not in small.table()[0]
+    assert max(map(len, text.splitlines())) < 130
+
+
+def test_more_rows_cost_in_proportion_also_where_few_stand_for_them():
+    few, many = (planned(TRANSLATION, translation(validation_rows=n), 1, ["baseline"], timed=False) for n in (20, 200))
+    looks = [one.arms[0].look for one in (few, many)]
+    tests = 2  # of the same test split: what differs are three evaluations
+    assert tests and looks[1].flops > 3 * looks[0].flops
+
+
+def test_this_machine_is_timed_on_three_steps():
+    found = planned(TRANSLATION, translation(), 1, ["baseline"], timed=True)
+    assert found.minutes("here") > found.preparing and found.arms[0].train.seconds > 0
+    assert found.table()[0]["here"] > 0 and "here" in found.text()
+
+
+def test_an_arm_whose_teachers_are_trained_first_counts_them():
+    experiment = lssd.EXPERIMENTS[0]
+    tiny = {**TINY, "train_rows": [20, 30], "languages": ["es", "de"], "eval_every": 5}
+    found = planned(experiment, resolve([experiment], "demo", tiny)["many_to_one"], 1, timed=False)
+    base, taught, individual = (of_arm(found, name) for name in ("baseline", "lssd", "individual"))
+    assert individual.teachers.flops == pytest.approx(2 * base.train.flops)  # two languages, as many updates
+    assert base.teachers == taught.teachers == Cost()
+    assert taught.train.flops / base.train.flops == pytest.approx(4 / 3, abs=0.05)  # every batch has a teacher
+    assert individual.train.flops / base.train.flops == pytest.approx(4 / 3)
+
+
+@pytest.mark.usefixtures("few_questions")
+def test_exams_and_a_teacher_that_is_trained_once_are_counted():
+    experiment = distilbert.EXPERIMENTS[0]
+    changes = {"train_rows": 80, "validation_rows": 20, "test_rows": 20, "updates": 10, "teacher_updates": 30,
+               "width": 16, "heads": 2, "layers": 2, "student_layers": 1, "feedforward": 32, "vocab_size": 400,
+               "downstream_rows": 40, "downstream_test_rows": 20}  # fmt: skip
+    found = planned(experiment, resolve([experiment], "demo", changes)["masked_lm"], 3, timed=False)
+    teacher, base, student = (of_arm(found, name) for name in ("teacher", "baseline", "distilbert"))
+    assert teacher.updates == 0 and teacher.train == Cost() and teacher.exams.flops > student.exams.flops / (8 / 3)
+    assert student.exams.flops == pytest.approx(base.exams.flops * 8 / 3)  # a second distillation, at 5/3 of one
+    assert student.train.flops > base.train.flops
+    assert found.shared.flops > 0
+    once, thrice = found.minutes("T4", 1), found.minutes("T4", 3)
+    a_seed = (thrice - once) / 2
+    assert once - a_seed == pytest.approx(found.preparing + found.shared.minutes("T4", found.width))
+
+
+# --- data and models that are not here ---------------------------------------------------------------------------
+
+
+def test_a_folder_is_counted_row_by_row(translation_folder):
+    settings = translation(data=str(translation_folder), pair="de-en", train_rows=0, validation_rows=0, test_rows=0)
+    found = planned(TRANSLATION, settings, 1, ["baseline"], timed=False)
+    assert found.arms[0].greedy == 3 * 5 and found.arms[0].searched == 2 * 6
+    assert found.assumptions[0].startswith("translation: 40 training rows") and any(
+        "counted" in words for words in found.assumptions
+    )
+
+
+def test_a_folder_is_counted_with_another_tokenizer_where_the_models_own_is_not_here(classification_folder):
+    experiment = r_drop.EXPERIMENTS[1]
+    settings = resolve([experiment], "study", {"data": str(classification_folder), "updates": 5})["classification"]
+    small = settings.changed(model="sentence-transformers/all-MiniLM-L6-v2")
+    found = planned(experiment, small, 1, ["baseline"], timed=False)
+    assert found.width == 384 and found.arms[0].passes == 5 / 2  # forty rows are two batches
+
+
+def test_a_missing_split_is_made_as_the_corpora_make_it():
+    assert plan.FACTS["data"]["stanfordnlp/sst2"]["rows"][2] == 0
+    experiment = r_drop.EXPERIMENTS[1]
+    settings = resolve([experiment], "study", {"model": "sentence-transformers/all-MiniLM-L6-v2"})["classification"]
+    outline = plan._outline(experiment.task, settings.changed(train_rows=0))
+    assert {split: size.rows for split, size in outline.split_sizes.items()} == {
+        "train": 67_349 - 1000,
+        "validation": 1000,
+        "test": 872,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "words"),
+    [
+        (0, {"data": "hub:owner/unheard"}, "The size of 'owner/unheard' is not known here: give a folder"),
+        (1, {"model": "owner/unheard"}, "The shape of 'owner/unheard' is not known here: give its folder"),
+    ],
+)
+def test_what_is_not_known_is_one_sentence(task, changes, words):
+    experiment = r_drop.EXPERIMENTS[task]
+    settings = resolve([experiment], "study", changes)[experiment.name]
+    with pytest.raises(UserError, match=words) as caught:
+        planned(experiment, settings, 1, timed=False)
+    one_sentence(caught.value)
+
+
+def test_the_presets_name_nothing_that_is_not_known():
+    for name in runner.names():
+        for experiment in runner.load(name).EXPERIMENTS:
+            for preset in ("small", "study", "paper"):
+                s = resolve([experiment], preset)[experiment.name]
+                for data in [s.data, *(s.get("downstream") or [])]:
+                    address = str(data).removeprefix("hub:")
+                    assert address.startswith(("demo", *plan.FACTS["data"])), (name, preset, data)
+                assert s.get("model", "") in ("", *plan.FACTS["models"]), (name, preset)
+
+
+# --- the study presets -------------------------------------------------------------------------------------------
+
+T4_MINUTES, MAIN_GB, GPU_GB = 45, 12, 15
+
+
+def asked_for(name: str) -> dict[str, list[str]]:
+    """The tasks, seeds and arms of a notebook's parameters."""
+    node = json.loads(runner.notebook_of(name).read_text(encoding="utf-8"))
+    (cell,) = [cell for cell in node["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    lines = ast.parse("".join(cell["source"])).body
+    return {line.target.id: ast.literal_eval(line.value) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def studies() -> dict[str, dict[str, plan.Plan]]:
+    """For each paper and task the plan of the preset study for three seeds, with the arms of its notebook.
+
+    Where the notebook's parameters name no more than the demo trains live, a study takes all tasks and arms.
+    """
+    found: dict[str, dict[str, plan.Plan]] = {}
+    for name in runner.names():
+        asked, paper = asked_for(name), runner.load(name)
+        if len(asked["seeds"]) == 1:
+            asked |= {"tasks": [one.name for one in paper.EXPERIMENTS], "arms": None}
+        for task, settings in resolve(paper.EXPERIMENTS, "study", {}, asked["tasks"]).items():
+            experiment = next(one for one in paper.EXPERIMENTS if one.name == task)
+            found.setdefault(name, {})[task] = planned(experiment, settings, 3, asked.get("arms"), timed=False)
+    return found
+
+
+@pytest.mark.parametrize("name", runner.names())
+def test_a_study_preset_fits_its_time_and_its_memory(studies, name):
+    plans = studies[name].values()
+    assert sum(one.minutes("T4") for one in plans) <= T4_MINUTES
+    assert max(one.main_gb for one in plans) <= MAIN_GB
+    assert max(one.gpu_gb for one in plans) <= GPU_GB
+
+
+@pytest.mark.parametrize("name", runner.names())
+def test_a_study_preset_does_what_its_paper_needs(studies, name):
+    least = {"r_drop": 3.0, "seer_forcing": 3.0, "lssd": 15.0, "distilbert": 1.0}[name]
+    for task, found in studies[name].items():
+        (experiment,) = [one for one in runner.load(name).EXPERIMENTS if one.name == task]
+        settings = resolve([experiment], "study")[task]
+        trained = [arm for arm in found.arms if arm.updates]
+        assert min(arm.passes for arm in trained) >= least, task
+        assert settings.warmup <= settings.updates / 5, task
+        assert min(arm.evaluations for arm in trained) >= 4, task
+        if (
+            name == "lssd"
+        ):  # a language must get past its best epoch, and its teacher be old enough, long before the end
+            assert found.arms[0].evaluations >= 15 and settings.teacher_warmup + settings.teacher_age <= 5
+            assert settings.warmup / settings.updates * found.arms[0].evaluations <= 5  # epochs of warm-up
