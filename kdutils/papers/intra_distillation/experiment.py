@@ -35,8 +35,8 @@ PASSES = (
 )  # fmt: skip
 BOUNDS = {"passes": {"bounds": (2, 64)}}
 TRANSLATION = Translation.settings_table.extended(
-    Setting("alpha", 5.0, 5.0, 5.0, "weight of the divergence beside the mean cross-entropy", f"{TRAIN}: 5"),
-    Setting("r_drop_alpha", 5.0, 5.0, 5.0, "alpha of the arms that have a constant one", "R-Drop, Table 7: the best"),
+    Setting("alpha", 1.0, 5.0, 5.0, "weight of the divergence beside the mean cross-entropy", f"{TRAIN}: 5"),
+    Setting("r_drop_alpha", 1.0, 5.0, 5.0, "alpha of the arms that have a constant one", "R-Drop, Table 7: the best"),
     Setting("adaptive", True, True, True, "alpha grows over the first updates", f"{TRAIN}: 1; the code's default is 0"),
     Setting("p", 5.0, 5.0, 5.0, "alpha is reached after 1/p of the updates", f"{TRAIN}: 5; the code's default is 2"),
     Setting("q", 10.0, 10.0, 10.0, "the weight is 1 after 1/q of the updates", f"{TRAIN}: 10; the code's default is 5"),
@@ -114,16 +114,17 @@ def constant(**changes: Any) -> Callable[[Settings], IntraDistillation]:
 as_r_drop = constant(passes=2, scale=2.0)
 
 
-def more_updates(share: Callable[[Settings], float]) -> Callable[[Settings], dict[str, int]]:
-    """The recipe of an arm that may compute as much as Intra-Distillation: `share` times the updates."""
+def updates_times(share: Callable[[Settings], float]) -> Callable[[Settings], dict[str, int]]:
+    """The recipe of an arm that may compute as much as another: `share` times the updates."""
     return lambda settings: {"updates": round(share(settings) * settings.updates)}
 
 
 ARMS = (
     Arm("baseline", "baseline", plain),
-    Arm("baseline_compute", "baseline, equal compute", plain, more_updates(lambda s: s.passes)),
+    Arm("baseline_compute", "baseline, equal compute", plain, updates_times(lambda s: s.passes)),
     Arm("r_drop_like", "two passes, constant alpha (R-Drop)", as_r_drop),
-    Arm("r_drop_like_compute", "R-Drop, equal compute", as_r_drop, more_updates(lambda s: s.passes / 2)),
+    Arm("intra_distillation_compute", "Intra-Distillation, R-Drop's compute", distilled(),
+        updates_times(lambda s: 2 / s.passes)),
     Arm("intra_distillation", "Intra-Distillation", distilled()),
     Arm("constant", "K passes, constant alpha", constant()),
     Arm("fair", "K passes, alpha as strong as of two", constant(alpha=lambda s: fair_alpha(s.r_drop_alpha, s.passes))),
