@@ -16,7 +16,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kdutils.core.errors import UserError
-from kdutils.core.files import write_text
+from kdutils.core.files import explained, write_text
 from kdutils.core.settings import Setting, Table
 from kdutils.data import batches as b
 from kdutils.data.corpora import Corpus, load_corpus
@@ -135,3 +135,20 @@ def keep_translations(folder: Path, rows: Sequence[Row], hypotheses: Sequence[st
     """Writes `translations.jsonl`, a test row and its translation in a line, so that they can be scored again."""
     lines = [{**row, "translation": text} for row, text in zip(rows, hypotheses, strict=True)]
     write_text(folder / "translations.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def translations(folder: Path) -> list[Row]:
+    """What `keep_translations` wrote of a finished arm: "src", "tgt", "translation" of each test row, in their order.
+
+    Raises UserError where the folder has no such file, or it was damaged.
+    """
+    path = Path(folder) / "translations.jsonl"
+    with explained(path):
+        lines = path.read_bytes().split(b"\n")  # str.splitlines would cut a sentence at a separator within it
+    try:
+        rows = [json.loads(line) for line in lines if line]
+        if all({"src", "tgt", "translation"} <= row.keys() for row in rows):
+            return rows
+    except (ValueError, AttributeError):  # no JSON, or no object
+        pass
+    raise UserError(f"{path} is damaged: delete the folder that it lies in and run again.")

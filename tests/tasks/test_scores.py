@@ -33,6 +33,7 @@ from kdutils.tasks.scores import (
     classification_scores,
     dropout_scores,
     label_scores,
+    paired_bootstrap,
     positive_class,
     token_scores,
     translate,
@@ -195,6 +196,74 @@ def test_bleu_and_chrf_by_hand():
     assert one_wrong["bleu"] == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25)
     assert 50 < one_wrong["chrf"] < 100
     assert translation_scores(["", ""], ["a cat", "a dog"])["bleu"] == 0.0
+
+
+def spoiled(every: int) -> list[str]:
+    """The sentences, with the second word of each `every`-th of them replaced."""
+    return [
+        " ".join(["sky" if j == 1 and i % every == 0 else word for j, word in enumerate(text.split())])
+        for i, text in enumerate(SENTENCES)
+    ]
+
+
+def test_a_system_against_itself_differs_in_nothing(quiet):
+    """By sacreBLEU's count it would be significant: no sample differs by more than the zero of the whole."""
+    assert paired_bootstrap(SENTENCES, SENTENCES, SENTENCES) == {"difference": 0.0, "p": 1.0}
+    assert paired_bootstrap(spoiled(2), [f" {text} " for text in spoiled(2)], SENTENCES)["p"] == 1.0
+
+
+def test_a_clearly_better_system_is_significant_whichever_comes_first(quiet):
+    better, worse = spoiled(12), spoiled(1)
+    found = paired_bootstrap(better, worse, SENTENCES, samples=300)
+    assert found["p"] == pytest.approx(1 / 301)  # no sample in 300 goes as far, and sacreBLEU adds one to both
+    bleu = [translation_scores(texts, SENTENCES)["bleu"] for texts in (better, worse)]
+    assert found["difference"] == pytest.approx(bleu[0] - bleu[1]) and found["difference"] > 20
+    other = paired_bootstrap(worse, better, SENTENCES, samples=300)
+    assert other == {"difference": pytest.approx(-found["difference"]), "p": found["p"]}
+
+
+def test_a_difference_that_hangs_on_a_sentence_or_two_is_not_significant():
+    one, other = list(SENTENCES), list(SENTENCES)
+    one[3], other[10] = "sky sky sky sky", "sky sky sky sky"
+    assert paired_bootstrap(one, other, SENTENCES)["p"] > 0.1
+
+
+def test_the_same_seed_draws_the_same_samples(monkeypatch):
+    ours, theirs = spoiled(3), spoiled(4)
+    found = paired_bootstrap(ours, theirs, SENTENCES)
+    np.random.seed(5)
+    assert paired_bootstrap(ours, theirs, SENTENCES) == found
+    monkeypatch.setenv("SACREBLEU_SEED", "12345")
+    assert paired_bootstrap(ours, theirs, SENTENCES) == found
+    monkeypatch.setenv("SACREBLEU_SEED", "7")
+    again = paired_bootstrap(ours, theirs, SENTENCES)
+    assert again["difference"] == found["difference"] and again["p"] != found["p"]
+
+
+def test_the_bootstrap_counts_words_as_the_scores_do():
+    """Chinese by characters, and accents composed."""
+    references, theirs = ["小猫坐在垫子上面睡觉"] * 4, ["小猫坐在桌子上面睡觉"] * 4
+    bleu = translation_scores(theirs, references, "zh")["bleu"]
+    assert paired_bootstrap(references, theirs, references, "zh", 20)["difference"] == pytest.approx(100 - bleu)
+    words, letters = ["un e\u0301te\u0301 tre\u0300s doux"] * 2, ["un été très doux"] * 2
+    assert paired_bootstrap(words, letters, letters, "fr", 20)["difference"] == 0.0
+
+
+def test_the_bootstrap_is_silent_and_leaves_the_logger_as_it_was(caplog, quiet):
+    caplog.set_level(logging.INFO, "sacrebleu")
+    paired_bootstrap(spoiled(3), spoiled(4), SENTENCES, samples=20)
+    assert logging.getLogger("sacrebleu").level == logging.INFO
+
+
+def test_a_bootstrap_of_unequal_numbers_or_nothing_is_refused():
+    with pytest.raises(UserError, match="2 hypotheses for 3 references"):
+        paired_bootstrap(["a", "b"], ["a", "b", "c"], ["a", "b", "c"])
+    with pytest.raises(UserError, match="2 hypotheses for 3 references"):
+        paired_bootstrap(["a", "b", "c"], ["a", "b"], ["a", "b", "c"])
+    with pytest.raises(UserError, match="There are no hypotheses"):
+        paired_bootstrap([], [], [])
+    with pytest.raises(UserError, match="samples is 0"):
+        paired_bootstrap(["a"], ["a"], ["a"], samples=0)
 
 
 def test_the_signature_names_what_was_counted():

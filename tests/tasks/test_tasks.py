@@ -15,7 +15,7 @@ from kdutils.tasks.classification import Classification
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.tasks.multilingual import ManyToOne, OneToMany
 from kdutils.tasks.scores import translation_scores
-from kdutils.tasks.translation import Translation
+from kdutils.tasks.translation import Translation, keep_translations, translations
 from kdutils.training.loop import Recipe
 from tests.corpus_files import write
 from tests.tiny import SMALL, assert_same_weights, one_sentence
@@ -147,6 +147,22 @@ def test_translations_of_the_test_are_kept_so_that_they_can_be_scored_again(tmp_
     assert [{"src": line["src"], "tgt": line["tgt"]} for line in lines] == task.corpus.splits["test"]
     again = translation_scores([line["translation"] for line in lines], [line["tgt"] for line in lines], "de")
     assert {f"test_{name}": value for name, value in again.items()}.items() <= scores.items()
+    assert translations(tmp_path) == lines
+
+
+def test_translations_are_read_as_they_were_written_whatever_separators_are_in_them(tmp_path):
+    row = {"src": "one\u2028two", "tgt": "eins\x85zwei", "language": "de"}
+    keep_translations(tmp_path, [row, row], ["eins\n\x0czwei", ""])
+    assert translations(tmp_path) == [{**row, "translation": "eins\n\x0czwei"}, {**row, "translation": ""}]
+
+
+def test_translations_that_are_missing_or_damaged_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"translations\.jsonl does not exist"):
+        translations(tmp_path)
+    for damaged in (b'{"src": "a", "tgt"', b'{"src": "a"}\n', b"[1]\n", b"\xff\n"):
+        (tmp_path / "translations.jsonl").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"translations\.jsonl is damaged"):
+            translations(tmp_path)
 
 
 @pytest.mark.parametrize(
