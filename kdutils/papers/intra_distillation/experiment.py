@@ -17,8 +17,8 @@ from kdutils.papers.intra_distillation.sensitivity import balance, mean_loss, pa
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.tasks.base import Task
 from kdutils.tasks.classification import Classification
-from kdutils.tasks.scores import dropout_scores
-from kdutils.tasks.translation import Translation
+from kdutils.tasks.scores import dropout_scores, paired_bootstrap
+from kdutils.tasks.translation import Translation, translations
 from kdutils.training.checkpoints import seeded
 
 TRAIN = "scripts/train.sh of the official code"
@@ -125,8 +125,12 @@ ARMS = (
     Arm("baseline", "baseline", plain),
     Arm("baseline_compute", "baseline, equal compute", plain, updates_times(lambda s: s.passes)),
     Arm("r_drop_like", "two passes, constant alpha (R-Drop)", as_r_drop),
-    Arm("intra_distillation_compute", "Intra-Distillation, R-Drop's compute", distilled(),
-        updates_times(lambda s: 2 / s.passes)),
+    Arm(
+        "intra_distillation_compute",
+        "Intra-Distillation, R-Drop's compute",
+        distilled(),
+        updates_times(lambda s: 2 / s.passes),
+    ),
     Arm("intra_distillation", "Intra-Distillation", distilled()),
     Arm("constant", "K passes, constant alpha", constant()),
     Arm("fair", "K passes, alpha as strong as of two", constant(alpha=lambda s: fair_alpha(s.r_drop_alpha, s.passes))),
@@ -167,6 +171,7 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
 
     sensitivity_...: of `balance`, on the first rows of the validation; sensitivity_by_loss: the raw spread over the
     loss there. pruned_10 to pruned_50: by how much that loss grows without so many percent of the parameters, in nats.
+    bootstrap_p: how easily other test sentences would turn the difference in BLEU to R-Drop's translations around.
     """
     batches = list(trial.task.fixed_batches("validation", SCORED_ROWS))
     sensitivity, whole = parameter_sensitivity(model, batches), mean_loss(model, batches)
@@ -176,7 +181,19 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
         **{f"sensitivity_{name}": number for name, number in found.items()},
         "sensitivity_by_loss": found["std"] / whole,
         **{f"pruned_{100 * share:.0f}": loss - whole for share, loss in curve.items()},
+        **_against_r_drop(trial),
     }
+
+
+def _against_r_drop(trial: Trial) -> dict[str, float]:
+    """sacreBLEU's paired bootstrap against the translations of the seed's R-Drop, where it was trained before."""
+    other = trial.folder.parent / "r_drop_like"
+    if trial.arm == "r_drop_like" or not (other / "translations.jsonl").exists():
+        return {}
+    ours, theirs = translations(trial.folder), translations(other)
+    sides = [[row["translation"] for row in rows] for rows in (ours, theirs)]
+    found = paired_bootstrap(*sides, [row["tgt"] for row in ours], trial.task.corpus.languages[1])
+    return {"bootstrap_p": found["p"]}
 
 
 EXPERIMENTS = (
