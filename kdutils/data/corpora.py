@@ -47,8 +47,8 @@ class Corpus:
 
     Rows: translation {"src", "tgt"}; classification {"text", "label"} and, for pairs, "text_b", where label
     is an index into `labels`; regression {"text", "score"} and for pairs "text_b", where score is a float; text
-    {"text"}. `notes` are sentences for whoever reads a result: a direction that was swapped, a split that was carved, rows
-    that were left out.
+    {"text"}. `notes` are sentences for whoever reads a result: a direction that was swapped, a split that was carved,
+    rows that were left out.
     """
 
     name: str
