@@ -188,9 +188,9 @@ def test_a_score_of_the_demo_is_the_share_of_common_words():
     assert len(rows) == 1000
     for row in rows:
         one, two = ({word.strip(".,").lower() for word in row[side].split()} for side in ("text", "text_b"))
-        assert row["score"] == pytest.approx(5 * len(one & two) / len(one | two), abs=0.005)
+        assert row["score"] == round(5 * len(one & two) / len(one | two), 2)
     scores = np.array([row["score"] for row in rows])
-    assert scores.min() == 0.0 and scores.max() > 4.5 and 0.2 < (scores > 2).mean() < 0.6
+    assert scores.min() == 0.0 and scores.max() > 4.5 and 0.2 < (scores > 2).mean() < 0.3
 
 
 def test_what_the_demo_cannot_give_is_refused():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kdutils.core.settings import Setting, Settings
+from kdutils.core.settings import Setting, Settings, Table
 from kdutils.losses.divergences import js_divergence, rowwise, x_divergence
 from kdutils.models.forward import counted_logits, mode
 from kdutils.papers.intra_distillation.method import IntraDistillation, IntraDistillationRegression
@@ -67,46 +67,40 @@ TRANSLATION = Translation.settings_table.extended(
     precision={"source": f"{TRAIN}: fp16; here by the device"},
     beams={"source": "inference.sh of the official code: 5"},
 )  # fmt: skip
-ON_GLUE = (
-    Setting("adaptive", False, False, False, "alpha grows over the first updates",
-            f"{GLUE}: always, which changes nothing for its alpha of 0.5"),
-    Setting("p", 6.67, 6.67, 6.67, "alpha is reached after 1/p of the updates", f"{GLUE}, QQP: 6.67"),
-    Setting("q", 10.0, 10.0, 10.0, "the weight is 1 after 1/q of the updates", f"{GLUE}, QQP: 10"),
-)  # fmt: skip
-LIKE_GLUE = {
-    **BOUNDS,
-    "model": {"paper": "bert-base-uncased", "source": f"{GLUE}: bert-base-uncased"},
-    **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
-    "max_length": {"source": f"{GLUE}: 128"},
-    "learning_rate": {"study": 2e-5, "paper": 2e-4, "source": f"{GLUE}: 2e-4, with Adamax; here AdamW"},
-    "schedule": {"study": "linear", "paper": "linear", "source": "run_glue_no_trainer.py: linear, its default"},
-    "warmup": {"study": 200, "paper": 0, "source": "run_glue_no_trainer.py: none, its default"},
-    "eval_every": {"paper": 0, "source": "run_glue_no_trainer.py: once an epoch"},
-    "weight_decay": {"study": 0.01, "paper": 0.0, "source": "run_glue_no_trainer.py: 0, its default"},
-    "batch_size": {"source": f"{GLUE}: 32"},
-    "dropout": {"source": "the model's own: 0.1"},
-}
 CLASSIFICATION = Classification.settings_table.extended(
     Setting("alpha", 1.0, 1.0, 16.0, "weight of the divergence beside the mean cross-entropy",
             f"{GLUE}, QQP: 0.5 on a sum over 32 rows, here a mean; other tasks' values were not seen"),
     Setting("r_drop_alpha", 1.0, 1.0, 16.0, "alpha of the arms that have a constant one", "as alpha"),
-    *ON_GLUE,
+    Setting("adaptive", False, False, False, "alpha grows over the first updates",
+            f"{GLUE}: always, which changes nothing for its alpha of 0.5"),
+    Setting("p", 6.67, 6.67, 6.67, "alpha is reached after 1/p of the updates", f"{GLUE}, QQP: 6.67"),
+    Setting("q", 10.0, 10.0, 10.0, "the weight is 1 after 1/q of the updates", f"{GLUE}, QQP: 10"),
     *PASSES,
-    **LIKE_GLUE,
+    **BOUNDS,
     data={"paper": "hub:nyu-mll/glue/qqp", "source": f"{GLUE}: QQP, one of eight tasks of GLUE"},
+    model={"paper": "bert-base-uncased", "source": f"{GLUE}: bert-base-uncased"},
+    **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
+    max_length={"source": f"{GLUE}: 128"},
+    learning_rate={"study": 2e-5, "paper": 2e-4, "source": f"{GLUE}: 2e-4, with Adamax; here AdamW"},
+    schedule={"study": "linear", "paper": "linear", "source": "run_glue_no_trainer.py: linear, its default"},
     updates={"study": 3000, "paper": 227_420, "source": f"{GLUE}: 20 epochs, of QQP 11,371 batches each"},
+    warmup={"study": 200, "paper": 0, "source": "run_glue_no_trainer.py: none, its default"},
+    eval_every={"paper": 0, "source": "run_glue_no_trainer.py: once an epoch"},
+    weight_decay={"study": 0.01, "paper": 0.0, "source": "run_glue_no_trainer.py: 0, its default"},
+    batch_size={"source": f"{GLUE}: 32"},
+    dropout={"source": "the model's own: 0.1"},
     select_by={"paper": "f1", "source": "run_glue_no_trainer.py: the best by the task's metric, of QQP F1"},
 )  # fmt: skip
-REGRESSION = Regression.settings_table.extended(
+# As the classification, for all of GLUE is trained alike; but scores are no classes: their distance is a variance.
+OF_CLASSES = ("divergence", "label_smoothing", "smoothing_convention")
+REGRESSION = Table(*(s for s in CLASSIFICATION.settings.values() if s.name not in OF_CLASSES)).extended(
+    *(Regression.settings_table.settings[name] for name in ("data", "select_by")),
     Setting("alpha", 1.0, 1.0, 0.5, "weight of the variance of the passes beside the mean squared error",
             f"{GLUE}, QQP: 0.5; that of STS-B was not seen. Both terms are means in its code too"),
     Setting("r_drop_alpha", 1.0, 1.0, 2.0, "alpha of the arms that have a constant one",
             "R-Drop's code: a squared difference of weight 1, which is 2 here"),
-    *ON_GLUE,
-    *(setting for setting in PASSES if setting.name != "divergence"),  # of scores it is their variance
-    **LIKE_GLUE,
-).extended(
     data={"source": f"{GLUE}: STS-B, one of eight tasks of GLUE"},
+    train_rows={"study": 0},
     updates={"study": 800, "paper": 3600, "source": f"{GLUE}: 20 epochs, of STS-B 180 batches each"},
     warmup={"study": 80},
     eval_every={"study": 100},

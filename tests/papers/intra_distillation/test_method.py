@@ -9,7 +9,7 @@ from torch import nn
 from kdutils.core.errors import UserError
 from kdutils.data.batches import Batches, collate_classification, collate_translation
 from kdutils.losses.divergences import x_divergence
-from kdutils.models.build import classifier
+from kdutils.models.build import classifier, xavier
 from kdutils.models.forward import counted_logits
 from kdutils.papers.intra_distillation import method as module
 from kdutils.papers.intra_distillation.method import (
@@ -266,6 +266,7 @@ def scores(dropout: float = 0.3, n: int = 7):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = classifier(tiny.VOCABULARY, ("score",), width=16, layers=2, heads=2, feedforward=16, dropout=dropout)
+        xavier(net)  # so that dropout moves a score by more than a rounding error
     return net.train(), rows
 
 
@@ -291,7 +292,7 @@ def test_scores_of_k_real_passes_are_pulled_to_the_right_one_and_to_each_other(f
     torch.testing.assert_close(terms["loss"], error + 0.7 * apart)
     for actual, expected in zip(found, gradients(net, error + 0.7 * apart), strict=True):
         torch.testing.assert_close(actual, expected)
-    assert apart > 1e-4 and terms["variance"].item() == pytest.approx(apart.item(), rel=1e-5)
+    assert apart > 1e-3 and terms["variance"].item() == pytest.approx(apart.item(), rel=1e-5)
     assert terms["mse"].item() == pytest.approx(((y[0] - right) ** 2).mean().item())
     assert terms["alpha"].item() == pytest.approx(0.7) and not terms["variance"].requires_grad
     assert set(method.loss(net, batch, counts(batch), SILENT)) == {"loss"}
