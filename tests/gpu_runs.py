@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "intra_distillation/classification": {
         **{name: value for name, value in TRAINED.items() if name != "max_tokens"}, "passes_form": "recomputed",
     },
+    "intra_distillation/regression": {name: value for name, value in TRAINED.items() if name != "max_tokens"},
     "lssd/many_to_one": MULTILINGUAL,
     "lssd/one_to_many": MULTILINGUAL,
     "distilbert/masked_lm": {

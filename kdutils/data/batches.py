@@ -80,6 +80,8 @@ def collate_translation(pad: int = PAD, bos: int = BOS) -> Callable[[list[Exampl
 def collate_classification(pad: int = PAD) -> Callable[[list[Example]], Batch]:
     """Makes a function from B examples to input_ids, attention_mask (B, S), labels (B,), also as targets.
 
+    Labels are classes, or the floats of a regression.
+
     Examples with "token_type_ids" give these too, (B, S).
     """
 

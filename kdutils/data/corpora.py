@@ -7,8 +7,8 @@
 
 A folder holds one file a split, named `<split>` or for translation `<source>-<target>.<split>`, ending in
 .jsonl.gz, .jsonl, .txt.gz or .txt, in UTF-8. JSON lines carry one object each: "src" and "tgt"; or "text" (or
-"text_a" and "text_b") and "label", an integer or a string; or "text". Plain text has one sentence or
-paragraph a line, and is for the task "text".
+"text_a" and "text_b") and "label", an integer or a string, or "score", a number; or "text". Plain text has one sentence
+or paragraph a line, and is for the task "text".
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SPLITS = ("train", "validation", "test")
 DEMO_ROWS = {
     "translation": {"train": 800, "validation": 200, "test": 200},
     "classification": {"train": 1000, "validation": 300, "test": 300},
+    "regression": {"train": 1000, "validation": 300, "test": 300},
     "text": {"train": 2000, "validation": 200, "test": 200},
 }
 DEMOS = ("demo", "demo:acceptability")
@@ -45,8 +46,9 @@ class Corpus:
     """Rows for one task in the splits train, validation and test, with the story of how they came about.
 
     Rows: translation {"src", "tgt"}; classification {"text", "label"} and, for pairs, "text_b", where label
-    is an index into `labels`; text {"text"}. `notes` are sentences for whoever reads a result: a direction
-    that was swapped, a split that was carved, rows that were left out.
+    is an index into `labels`; regression {"text", "score"} and for pairs "text_b", where score is a float; text
+    {"text"}. `notes` are sentences for whoever reads a result: a direction that was swapped, a split that was carved,
+    rows that were left out.
     """
 
     name: str
@@ -78,14 +80,14 @@ def load_corpus(
     seed: int = 0,
     max_words: int = 0,
 ) -> Corpus:
-    """Loads a corpus for the task "translation", "classification" or "text".
+    """Loads a corpus for the task "translation", "classification", "regression" or "text".
 
     source      "demo"; for classification also "demo:acceptability" (is this a sentence of the language?);
                 "hub:owner/name" or "hub:owner/name/config", either with "@revision" at the end;
                 "hub:./folder" or "hub:/folder" for a data set in the hub's layout that lies on your disk
                 ("hub:./folder/config" where ./folder has a README.md that lists configurations); or a folder.
     pair        translation: source and target language. Files of the opposite direction are swapped.
-    language    classification and text: the language, which for the demo decides what is generated.
+    language    classification, regression and text: the language, which for the demo decides what is generated.
     rows        most rows a split, e.g. {"train": 1000}. What is kept is a random sample by `seed`, in the
                 order of the file, in every split: many files are sorted, so their head is not typical.
                 For the demo these are the sizes themselves.
@@ -107,7 +109,8 @@ def load_corpus(
         return _demo(str(source), request, most, test_split, seed, max_words)
     found = open_hub(str(source), request) if str(source).startswith("hub:") else open_folder(Path(source), request)
     splits = _splits(found, request, test_split)
-    labels = _number_labels(splits, found, request) if task == "classification" else ()
+    known = {"classification": _number_labels, "regression": _only_scores}.get(task)
+    labels = known(splits, found, request) if known else ()
     splits = {split: _sample(split, splits[split], most.get(split), seed, request) for split in SPLITS}
     notes = tuple(dict.fromkeys((*request.notes, *overlaps(splits))))
     return Corpus(found.name, task, splits, labels, found.languages or request.languages, notes)
@@ -148,7 +151,7 @@ def _demo(source: str, request: Request, rows: dict[str, int], test_split: str, 
     ends = [sum(sizes[name] for name in SPLITS[: i + 1]) for i in range(3)]
     splits = {name: drawn[end - sizes[name] : end] for name, end in zip(SPLITS, ends, strict=True)}
     kinds = ("negative", "positive") if source == "demo" else ("unacceptable", "acceptable")
-    labels = kinds if request.task == "classification" else ()
+    labels = {"classification": kinds, "regression": ("score",)}.get(request.task, ())
     return Corpus(source, request.task, splits, labels, request.languages)
 
 
@@ -179,6 +182,8 @@ def _demo_rows(source: str, request: Request, seed: int) -> Iterable[Row]:
     if request.task == "classification":
         make = grammar.sentiment_stream if source == "demo" else grammar.acceptability_stream
         return make(seed, request.languages[0])
+    if request.task == "regression":
+        return grammar.similarity_stream(seed, request.languages[0])
     source, target = request.languages
     return ({"src": row[source], "tgt": row[target]} for row in grammar.translation_stream(seed, request.languages))
 
@@ -209,7 +214,7 @@ def draw_distinct(rows: Iterable[Row], total: int, max_words: int = 0) -> list[R
 def _splits(found: Found, request: Request, test_split: str) -> dict[str, list[Row]]:
     plan = _plan(found, test_split)
     splits = {ours: found.readers[theirs]() for ours, theirs in plan.items()}
-    if request.task == "classification":
+    if request.answer:
         _leave_out_unlabelled(splits, plan, found, request)
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
@@ -242,25 +247,26 @@ def _plan(found: Found, test_split: str) -> dict[str, str]:
 
 
 def _leave_out_unlabelled(splits: dict[str, list[Row]], plan: dict[str, str], found: Found, request: Request) -> None:
-    """Removes splits whose labels are hidden, and rows whose label is -1 where that stands for none.
+    """Removes splits whose labels or scores are hidden, and rows in which they are -1 where that stands for none.
 
     It does where the source names its labels and -1 is not among them, or where a split has no other label although
     train has two or more others.
     """
-    train = {row["label"] for row in splits["train"]}
+    answer = request.answer
+    train = {row[answer] for row in splits["train"]}
     none = bool(found.label_names) and -1 not in found.label_names
     for split in ("validation", "test"):
-        shown = {row["label"] for row in splits.get(split, ())}
+        shown = {row[answer] for row in splits.get(split, ())}
         if shown == {None} or shown == {-1} and len(train - {-1}) > 1:
             del splits[split]
             none = none or shown == {-1}
             what = "all -1" if shown == {-1} else "it has none"
-            request.notes.append(f"The labels of '{plan[split]}' are hidden ({what}): it was not used.")
+            request.notes.append(f"The {answer}s of '{plan[split]}' are hidden ({what}): it was not used.")
     for split, rows in splits.items() if none else ():
-        splits[split] = [row for row in rows if row["label"] != -1]
+        splits[split] = [row for row in rows if row[answer] != -1]
         if len(splits[split]) < len(rows):
             left = len(rows) - len(splits[split])
-            request.notes.append(f"{split}: {left:,} rows without a label were left out.")
+            request.notes.append(f"{split}: {left:,} rows without a {answer} were left out.")
 
 
 def _carve(rows: list[Row], name: str) -> tuple[list[Row], list[Row]]:
@@ -336,7 +342,15 @@ def _keep_classes(chosen: list[int], rows: list[Row]) -> int:
     return len(missing)
 
 
-# --- labels -----------------------------------------------------------------------------------------------
+# --- labels and scores ------------------------------------------------------------------------------------
+
+
+def _only_scores(splits: dict[str, list[Row]], found: Found, request: Request) -> tuple[str, ...]:
+    """The name of the one number that there is to say; nothing can be learned of one that never changes."""
+    seen = {row["score"] for row in splits["train"]}
+    if len(seen) < 2:
+        raise UserError(f"The train scores of {found.name} are all {some(map(str, seen))}: at least two must differ.")
+    return ("score",)
 
 
 def _number_labels(splits: dict[str, list[Row]], found: Found, request: Request) -> tuple[str, ...]:

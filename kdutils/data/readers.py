@@ -36,17 +36,21 @@ TEXT_PAIRS = (
     ("question", "sentence"),
 )
 LABELS = ("label", "labels")
+SCORES = ("score", *LABELS)
 TEXTS = ("text", "sentence", "document", "content", "review")
 OUR_COLUMNS = {
     "translation": ("src", "tgt"),
     "classification": ("text", "text_b", "label"),
+    "regression": ("text", "text_b", "score"),
     "text": ("text",),
 }
 NEEDED = {
     "translation": "'src' and 'tgt', or one column named after each language",
     "classification": "'text' (or a pair such as 'text_a' and 'text_b') and 'label'",
+    "regression": "'text' (or a pair such as 'text_a' and 'text_b') and 'score'",
     "text": "'text'",
 }
+ANSWERS = {"classification": "label", "regression": "score"}  # what is to be said of the texts, where that is no text
 EMPTY = "is empty in column"
 LONGEST_LINE = 2**24  # bytes; a longer one is no sentence, and a small archive can unpack to one that fills the memory
 MOST_MEMORY = 2**33  # bytes that the rows of one file may take, of the 12 GB that the study preset asks for
@@ -75,6 +79,11 @@ class Request:
     swapped: bool = False  # and it is the one that is wanted as target
     drop_empty: bool = False  # leave rows with an empty side out, instead of refusing them
     layout: dict[str, str] = field(default_factory=dict)  # of the train split, which is read first
+
+    @property
+    def answer(self) -> str:
+        """Our name of the column of labels or scores; "" for a task that has none."""
+        return ANSWERS.get(self.task, "")
 
 
 @dataclass
@@ -331,9 +340,9 @@ def _read_hub(dataset: Any, path: str, split: str, request: Request) -> list[Row
 def _standardise(rows: Iterable[tuple[int, Row]], place: str, unit: str, request: Request) -> list[Row]:
     """Rows under our column names, each of them checked; `place` and `unit` say where a fault lies.
 
-    A label is None in all rows, where the source hides the labels of a split, or in none.
+    A label or score is None in all rows, where the source hides those of a split, or in none.
     """
-    layout, kept, empty, unlabelled = None, [], 0, []
+    layout, kept, empty, unlabelled, answer = None, [], 0, [], request.answer
     for number, row in rows:
         if request.task == "translation" and isinstance(row.get("translation"), dict):
             row = row["translation"]
@@ -345,16 +354,17 @@ def _standardise(rows: Iterable[tuple[int, Row]], place: str, unit: str, request
             raise UserError(f"{place}, {unit} {number} {fault}: correct or remove it.")
         else:
             kept.append({ours: row[theirs] for ours, theirs in layout.items()})
-            if request.task == "classification":
-                kept[-1]["label"] = label = _label(kept[-1].get("label"))
-                unlabelled += [number] if label is None else []
+            if answer:
+                value = _label(kept[-1].get(answer))
+                kept[-1][answer] = float(value) if answer == "score" and value is not None else value
+                unlabelled += [number] if value is None else []
     if 0 < len(unlabelled) < len(kept):
         if not request.drop_empty:
             raise UserError(
-                f"{place}, {unit} {unlabelled[0]} has no label, which others have: give it one or remove it."
+                f"{place}, {unit} {unlabelled[0]} has no {answer}, which others have: give it one or remove it."
             )
-        kept = [row for row in kept if row["label"] is not None]
-        request.notes.append(f"{len(unlabelled):,} rows without a label were left out of {Path(place).name}.")
+        kept = [row for row in kept if row[answer] is not None]
+        request.notes.append(f"{len(unlabelled):,} rows without a {answer} were left out of {Path(place).name}.")
     if empty:
         request.notes.append(f"{empty:,} rows with empty text were left out of {Path(place).name}.")
     if not kept:
@@ -365,11 +375,11 @@ def _standardise(rows: Iterable[tuple[int, Row]], place: str, unit: str, request
 def _layout(row: Row, place: str, request: Request) -> dict[str, str]:
     """Which of their columns serves as which of ours, judged by the first row; train says if texts come in pairs."""
     for ours, theirs in request.columns.items():
-        if theirs not in row and not (ours == "label" and request.layout):
+        if theirs not in row and not (ours == request.answer and request.layout):
             raise unknown(f"column in {place} called", theirs, row)
     layouts = [*_layouts(request)]
-    if "label" in request.layout:  # a split that is not train may hide its labels by leaving their column out
-        layouts += [{ours: theirs for ours, theirs in layout.items() if ours != "label"} for layout in layouts]
+    if request.answer in request.layout:  # a split that is not train may hide its labels by leaving their column out
+        layouts += [{ours: theirs for ours, theirs in layout.items() if ours != request.answer} for layout in layouts]
     layout = next((layout for layout in layouts if all(theirs in row for theirs in layout.values())), None)
     if layout is None:
         raise UserError(
@@ -396,8 +406,8 @@ def _layouts(request: Request) -> Iterator[dict[str, str]]:
         return
     if not given.keys() & {"text", "text_b"}:
         texts = [{"text": first, "text_b": second} for first, second in TEXT_PAIRS] + texts
-    for text, label in itertools.product(texts, LABELS):
-        yield text | {"label": label} | given
+    for text, answer in itertools.product(texts, SCORES if request.answer == "score" else LABELS):
+        yield text | {request.answer: answer} | given
 
 
 def _note_layout(layout: dict[str, str], request: Request) -> None:
@@ -417,13 +427,15 @@ def _fault(row: Row, layout: dict[str, str]) -> str:
     for ours, theirs in layout.items():
         if theirs not in row:
             return f"has no column '{theirs}' (it has {some(row)})"
-        value = _label(row[theirs]) if ours == "label" else row[theirs]
+        value = _label(row[theirs]) if ours in ANSWERS.values() else row[theirs]
         if ours == "label" and (value is None or isinstance(value, int)):
+            continue
+        if ours == "score" and (value is None or isinstance(value, int | float) and abs(value) < 1e15):
             continue
         if value is None or isinstance(value, str) and not value.strip():
             return f"{EMPTY} '{theirs}'"
-        if not isinstance(value, str):
-            kind = "neither an integer nor text" if ours == "label" else "not text"
+        if not isinstance(value, str) or ours == "score":
+            kind = {"label": "neither an integer nor text", "score": "not a number below 1e15"}.get(ours, "not text")
             shown = f"a {type(value).__name__}" if isinstance(value, list | dict) else f"{value!r:.40}"
             return f"has {shown} in column '{theirs}', which is {kind}"
         try:
@@ -448,10 +460,10 @@ def _label(value: Any) -> Any:
 
 def _unread(row: Row, layout: dict[str, str], request: Request) -> str:
     """Says that a row has what the first row lacked, by which the columns were chosen: it would be lost in silence."""
-    if request.task != "classification" or "text" in request.columns:
+    if not request.answer or "text" in request.columns:
         return ""
-    if "label" not in layout and request.layout["label"] in row:
-        return "has a label, which the first row lacks"
+    if request.answer not in layout and request.layout[request.answer] in row:
+        return f"has a {request.answer}, which the first row lacks"
     pair = next((second for first, second in TEXT_PAIRS if first in row and second in row), "")
     return f"is a pair with '{pair}', which the first row lacks" if pair and "text_b" not in layout else ""
 
@@ -459,7 +471,7 @@ def _unread(row: Row, layout: dict[str, str], request: Request) -> str:
 def list_corpora(folder: str | Path) -> list[dict[str, Any]]:
     """What a data folder offers: for each sub-folder with data files its name, task, pairs and splits.
 
-    The task is judged by the names of the files and the columns of one row; "other" is none of the three,
+    The task is judged by the names of the files and the columns of one row; "other" is none of the four,
     and "unreadable" a folder whose files cannot be read.
     """
     folder = Path(os.path.expanduser(folder))
@@ -491,4 +503,6 @@ def _guess_task(path: Path) -> str:
     _, row = next(_json_objects(path), (0, {}))
     if any(label in row for label in LABELS):
         return "classification"
+    if "score" in row:
+        return "regression"
     return "text" if "text" in row else "other"

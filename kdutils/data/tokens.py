@@ -198,6 +198,8 @@ def translation_examples(
 def classification_examples(rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
     """Rows {"text", "label"}, for pairs "text_b" too, become {"input_ids", "label"}, cut to `max_length` ids.
 
+    A "score" in place of the label becomes the label as it is, a float.
+
     Special tokens are those of the tokenizer: `<s> first </s> second </s>` for the ones trained here; in a text
     they are nothing special. One from the hub that tells the two texts apart (BERT) adds "token_type_ids". Of a
     pair, the longer text is cut first.
@@ -210,7 +212,7 @@ def classification_examples(rows: Sequence[dict], tokenizer: PreTrainedTokenizer
     encoded = _encoded(tokenizer, [row["text"] for row in rows], pairs or None, max_length)
     for row, (fields, longer) in zip(rows, encoded, strict=True):
         over += longer
-        examples.append({**fields, "label": int(row["label"])})
+        examples.append({**fields, "label": float(row["score"]) if "score" in row else int(row["label"])})
     return _counted(examples, over, len(rows), max_length, "truncated")
 
 

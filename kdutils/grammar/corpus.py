@@ -19,7 +19,7 @@ from itertools import islice
 
 from kdutils.core.errors import UserError, unknown
 from kdutils.grammar.choices import draw
-from kdutils.grammar.meaning import SENTENCE
+from kdutils.grammar.meaning import SENTENCE, second_part
 from kdutils.grammar.posterior import VOICES, distribution, finished
 from kdutils.grammar.reviews import review
 
@@ -106,6 +106,28 @@ def acceptability_stream(seed: int = 0, language: str = "en") -> Iterator[dict]:
         if not label:
             words[place], words[place + 1] = words[place + 1], words[place]
         yield {"text": " ".join(words), "label": label}
+
+
+def similarity_stream(seed: int = 0, language: str = "en") -> Iterator[dict]:
+    """Pairs of sentences {"text", "text_b", "score": the share of words that both have, 0 to 5}, without end.
+
+    Two of three sentences of several clauses are followed by one that begins with the same clause and goes on
+    otherwise; all others by any other sentence. So the number of clauses tells much of the score, which a small encoder
+    learns soon, and to compare the words tells the rest. No pair comes twice.
+    """
+    rng = random.Random(f"similarity {seed}")
+
+    def row() -> dict:
+        meaning = draw(SENTENCE, rng)
+        if meaning.second is None or rng.random() < 1 / 3:
+            other = draw(SENTENCE, rng)
+        else:
+            other = meaning._replace(second=draw(second_part(meaning.kind, meaning.first), rng))
+        one, two = (finished(VOICES[language].sentence(each)) for each in (meaning, other))
+        words, others = ({word.strip(".,").lower() for word in text.split()} for text in (one, two))
+        return {"text": one, "text_b": two, "score": round(5 * len(words & others) / len(words | others), 2)}
+
+    return _distinct(row, lambda made: (made["text"], made["text_b"]))
 
 
 def masked_distribution(words: Sequence[str], position: int, language: str = "en") -> dict[str, float]:

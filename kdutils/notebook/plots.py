@@ -76,6 +76,8 @@ UNITS = {
     "accuracy": "accuracy (fraction)",
     "f1": "F1 (0 to 1)",
     "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
     "loss": "loss (nats)",
     "nll": "negative log-likelihood (nats)",
     "kl": "KL divergence (nats)",

@@ -22,7 +22,8 @@ from kdutils.core.settings import Settings, Table
 from kdutils.study import claims, results
 from kdutils.study.claims import CONTRADICTED, INCONCLUSIVE, NOT_RUN, NOT_TESTABLE, SUPPORTED, Grade, marked
 
-HEADLINES = ("test_bleu", "exam_macro", "test_accuracy")  # the first of these that a run has stands for it
+# the first of these that a run has stands for it
+HEADLINES = ("test_bleu", "exam_macro", "test_accuracy", "test_pearson")
 
 
 class Shown:

@@ -229,7 +229,8 @@ class _Outline:
             self.split_sizes[split] = Size(n * pieces, math.ceil(batches), cells, cells)
             rows = [{"src": "a", "tgt": "a", "language": one} for one in languages] if split != "train" else []
             splits[split] = rows * (n // len(languages))
-        self.corpus = Corpus(str(s.data), self.kind, splits, ("0", "1"), ("", ""))
+        labels = ("score",) if self.name == "regression" else ("0", "1")
+        self.corpus = Corpus(str(s.data), self.kind, splits, labels, ("", ""))
 
     def _row(self, length: int, language: str) -> dict[str, Any]:
         ids = [5 + i % 16 for i in range(length)]

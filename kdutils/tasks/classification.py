@@ -76,7 +76,7 @@ class Classification(Task):
     def _load(self) -> Corpus:
         s = self.settings
         return load_corpus(
-            s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split,
+            s.data, self.name, language=s.language, rows=self._rows(), test_split=s.test_split,
             seed=s.data_seed,
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,6 +80,21 @@ def classification_scores(
         "accuracy": float(accuracy_score(gold, predicted)),
         "f1": float(f1_score(gold, predicted, zero_division=0.0, **which)),
         "matthews": 0.0 if constant else float(matthews_corrcoef(gold, predicted)),
+    }
+
+
+def regression_scores(predicted: Sequence[float], gold: Sequence[float]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation (-1 to 1) of predicted scores, and their mean squared error as "loss".
+
+    A correlation is 0 where the gold scores or the predictions are all alike, and the mean squared error is in the
+    square of their unit. Raises UserError for no scores, or for unequal numbers of them.
+    """
+    _same_number(len(predicted), len(gold), "predictions", "gold scores")
+    constant = len(set(predicted)) < 2 or len(set(gold)) < 2  # scipy says NaN, and warns
+    return {
+        "pearson": 0.0 if constant else float(pearsonr(predicted, gold).statistic),
+        "spearman": 0.0 if constant else float(spearmanr(predicted, gold).statistic),
+        "loss": statistics.fmean((y - right) ** 2 for y, right in zip(predicted, gold, strict=True)),
     }
 
 
@@ -286,6 +302,17 @@ def label_scores(model: nn.Module, batches: Iterable[Batch], positive: int | Non
             gold += batch["targets"].tolist()
     scores = classification_scores(predicted, gold, classes, positive)
     return {"loss": loss / len(gold), **scores}
+
+
+@torch.no_grad()
+def similarity_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+    """`regression_scores` of a model with one output, over all batches, dropout off; UserError for no example."""
+    predicted, gold = [], []
+    with mode(model, training=False):
+        for scores, batch in _predictions(model, batches):
+            predicted += scores[:, 0].tolist()
+            gold += batch["targets"].tolist()
+    return regression_scores(predicted, gold)
 
 
 @torch.no_grad()

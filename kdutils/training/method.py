@@ -84,6 +84,15 @@ class Method:
         """Puts back what `state` returned."""
 
 
+class SquaredError(Method):
+    """Plain training of a model with one output: the mean squared error of its scores."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
+        # y - the right score, in the targets' float32 also under autocast: (N,)
+        off = counted_logits(model, batch)[:, 0] - batch["targets"]
+        return {"loss": off.square().sum() / counts["targets"]}
+
+
 class BatchPlan(Protocol):
     """What the loop needs of its data; `kdutils.data.batches.Batches` is one."""
 

@@ -579,4 +579,4 @@ def test_real_folder_is_listed(real_data):
         "train",
         "validation",
     ]
-    assert found["openstax"]["task"] == "text" and found["stsb"]["task"] == "other"
+    assert found["openstax"]["task"] == "text" and found["stsb"]["task"] == "regression"

@@ -20,7 +20,13 @@ pytestmark = pytest.mark.gpu
 # by compute capability, which decides the precision: what goes on from a pause there
 IN_PIECES = {
     "7.5": ["r_drop/translation", "seer_forcing/translation", "lssd/one_to_many", "intra_distillation/classification"],
-    "9.0": ["r_drop/classification", "lssd/many_to_one", "distilbert/masked_lm", "intra_distillation/translation"],
+    "9.0": [
+        "r_drop/classification",
+        "lssd/many_to_one",
+        "distilbert/masked_lm",
+        "intra_distillation/translation",
+        "intra_distillation/regression",
+    ],
 }
 
 

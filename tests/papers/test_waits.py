@@ -10,13 +10,13 @@ from kdutils.data.batches import Batches, collate_classification, collate_masked
 from kdutils.models.build import classifier, masked_lm
 from kdutils.models.forward import MODEL_INPUTS
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
-from kdutils.papers.intra_distillation.method import IntraDistillation
+from kdutils.papers.intra_distillation.method import IntraDistillation, IntraDistillationRegression
 from kdutils.papers.lssd.method import LSSD
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.papers.seer_forcing.method import SeerForcing
 from kdutils.tasks.multilingual import tag
 from kdutils.training.loop import _Loop, fit
-from kdutils.training.method import Method
+from kdutils.training.method import Method, SquaredError
 from tests import tiny
 from tests.pretend_gpu import report
 from tests.tiny import recipe
@@ -46,6 +46,11 @@ def classes():
     return classifier(tiny.VOCABULARY, ("no", "yes"), **SHAPE), Batches(rows, collate_classification(), batch_size=6)
 
 
+def scores():
+    rows = [{"input_ids": [1, 5 + n % 7, 9, 2][: 3 + n % 2], "label": n / 4} for n in range(20)]
+    return classifier(tiny.VOCABULARY, ("score",), **SHAPE), Batches(rows, collate_classification(), batch_size=6)
+
+
 def masked():
     tokenizer = train_tokenizer(TEXTS, 120, "text")
     rows = [{"input_ids": ids} for ids in tokenizer(TEXTS).input_ids]
@@ -66,12 +71,15 @@ def lssd(**options) -> Method:
 METHODS = {
     "translation": (Method, translation, 1),
     "classification": (Method, classes, 1),
+    "regression": (SquaredError, scores, 1),
     "masked words": (Method, masked, 1),
     "r_drop": (RDrop, translation, 1),
     "r_drop of classes": (RDrop, classes, 1),
     "intra_distillation": (IntraDistillation, translation, 1),
     "recomputed": (lambda: IntraDistillation(form="recomputed"), translation, 6),
     "recomputed of classes": (lambda: IntraDistillation(form="recomputed"), classes, 6),
+    "intra_distillation of scores": (IntraDistillationRegression, scores, 1),
+    "recomputed of scores": (lambda: IntraDistillationRegression(form="recomputed"), scores, 6),
     "seer_forcing": (SeerForcing, translation, 1),
     "masks as drawn": (lambda: SeerForcing(reading="masked"), translation, 1),
     "l2": (lambda: SeerForcing(transfer="l2"), translation, 1),

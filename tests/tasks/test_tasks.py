@@ -14,13 +14,14 @@ from kdutils.core.errors import UserError
 from kdutils.tasks.classification import Classification
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.tasks.multilingual import ManyToOne, OneToMany
+from kdutils.tasks.regression import Regression
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation, keep_translations, translations
 from kdutils.training.loop import Recipe
 from tests.corpus_files import write
 from tests.tiny import SMALL, assert_same_weights, one_sentence
 
-TABLES = {"translation": Translation, "classification": Classification}
+TABLES = {"translation": Translation, "classification": Classification, "regression": Regression}
 
 
 def make(name: str, **changes):
@@ -123,7 +124,7 @@ def test_characters_that_no_training_row_has_are_counted(tmp_path):
 @pytest.mark.slow
 def test_the_demo_corpora_of_the_records_are_drawn_today():
     """Every recorded run on the grammar could be run again on the same rows."""
-    tasks = {cls.name: cls for cls in (Translation, Classification, MaskedLM, ManyToOne, OneToMany)}
+    tasks = {cls.name: cls for cls in (Translation, Classification, Regression, MaskedLM, ManyToOne, OneToMany)}
     names = {"data", "pair", "language", "languages", "pivot", "max_words", "data_seed", "test_split"}
     names |= {f"{split}_rows" for split in ("train", "validation", "test")}
     expected = {}

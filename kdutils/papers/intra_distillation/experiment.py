@@ -1,4 +1,4 @@
-"""Intra-Distillation's experiments: translation and classification, settings with their sources, arms, the exam."""
+"""Intra-Distillation's experiments: translation, classification, regression; settings, sources, arms, the exam."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from kdutils.core.settings import Setting, Settings
+from kdutils.core.settings import Setting, Settings, Table
 from kdutils.losses.divergences import js_divergence, x_divergence
 from kdutils.models.forward import counted_logits, mode
-from kdutils.papers.intra_distillation.method import IntraDistillation
+from kdutils.papers.intra_distillation.method import IntraDistillation, IntraDistillationRegression
 from kdutils.papers.intra_distillation.objective import fair_alpha
 from kdutils.papers.intra_distillation.sensitivity import balance, mean_loss, parameter_sensitivity, pruning_curve
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.tasks.base import Task
 from kdutils.tasks.classification import Classification
+from kdutils.tasks.regression import Regression
 from kdutils.tasks.scores import dropout_scores, paired_bootstrap
 from kdutils.tasks.translation import Translation, translations
 from kdutils.training.checkpoints import seeded
+from kdutils.training.method import SquaredError
 
 TRAIN = "scripts/train.sh of the official code"
 PREPARE = "scripts/preprocess_iwslt14.sh of the official code"
@@ -91,14 +93,31 @@ CLASSIFICATION = Classification.settings_table.extended(
     dropout={"source": "the model's own: 0.1"},
     select_by={"paper": "f1", "source": "run_glue_no_trainer.py: the best by the task's metric, of QQP F1"},
 )  # fmt: skip
+# As the classification, for all of GLUE is trained alike; but scores are no classes: their distance is a variance.
+OF_CLASSES = ("divergence", "label_smoothing", "smoothing_convention")
+REGRESSION = Table(*(s for s in CLASSIFICATION.settings.values() if s.name not in OF_CLASSES)).extended(
+    *(Regression.settings_table.settings[name] for name in ("data", "select_by")),
+    Setting("alpha", 1.0, 1.0, 0.5, "weight of the variance of the passes beside the mean squared error",
+            f"{GLUE}, QQP: 0.5; that of STS-B was not seen. Both terms are means in its code too"),
+    Setting("r_drop_alpha", 1.0, 1.0, 2.0, "alpha of the arms that have a constant one",
+            "R-Drop's code: a squared difference of weight 1, which is 2 here"),
+    data={"source": f"{GLUE}: STS-B, one of eight tasks of GLUE"},
+    train_rows={"study": 0},
+    updates={"study": 800, "paper": 3600, "source": f"{GLUE}: 20 epochs, of STS-B 180 batches each"},
+    warmup={"study": 80},
+    eval_every={"study": 100},
+    select_by={"source": "run_glue_no_trainer.py: the best by the task's metric, of STS-B Pearson's correlation"},
+)  # fmt: skip
 
 
 def distilled(**changes: Any) -> Callable[[Settings], IntraDistillation]:
     """Makes the method of an arm from the settings; `changes` to what they say, of which some follow from them."""
 
     def method(s: Settings) -> IntraDistillation:
-        own = {name: s[name] for name in ("alpha", "passes", "p", "q", "adaptive", "divergence")}
+        own = {name: s[name] for name in ("alpha", "passes", "p", "q", "adaptive", "divergence") if name in s}
         own |= {name: value(s) if callable(value) else value for name, value in changes.items()}
+        if "divergence" not in s:
+            return IntraDistillationRegression(**own, form=s.passes_form)
         return IntraDistillation(
             **own, form=s.passes_form, epsilon=s.label_smoothing, convention=s.smoothing_convention
         )
@@ -125,15 +144,15 @@ ARMS = (
     Arm("baseline", "baseline", plain),
     Arm("baseline_compute", "baseline, equal compute", plain, updates_times(lambda s: s.passes)),
     Arm("r_drop_like", "two passes, constant alpha (R-Drop)", as_r_drop),
-    Arm(
-        "intra_distillation_compute",
-        "Intra-Distillation, R-Drop's compute",
-        distilled(),
-        updates_times(lambda s: 2 / s.passes),
-    ),
+    Arm("intra_distillation_compute", "Intra-Distillation, R-Drop's compute", distilled(),
+        updates_times(lambda s: 2 / s.passes)),
     Arm("intra_distillation", "Intra-Distillation", distilled()),
     Arm("constant", "K passes, constant alpha", constant()),
     Arm("fair", "K passes, alpha as strong as of two", constant(alpha=lambda s: fair_alpha(s.r_drop_alpha, s.passes))),
+)  # fmt: skip
+SCORED = (
+    Arm("baseline", "baseline", lambda s: SquaredError()),
+    *(arm for arm in ARMS if arm.name in ("r_drop_like", "intra_distillation_compute", "intra_distillation")),
 )
 SCORED_ROWS = 100  # rows: the scores of dropout take several passes over them, the exam six
 PRUNED = (0.1, 0.2, 0.3, 0.4, 0.5)  # shares of the parameters
@@ -164,6 +183,19 @@ def divergence_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
             totals += torch.stack(sums).double().cpu()
             count += len(batch["targets"])
     return dict(zip(("x", "js"), (totals / max(count, 1)).tolist(), strict=True))
+
+
+@torch.no_grad()
+def variance_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
+    """The variance of the scores of K passes with dropout, mean over the first rows of the validation."""
+    total = count = 0.0
+    with seeded(0), mode(model, training=True):
+        for batch in task.fixed_batches("validation", SCORED_ROWS):
+            batch = {name: one.to(model.device) if torch.is_tensor(one) else one for name, one in batch.items()}
+            scores = counted_logits(model, batch, task.settings.passes)[..., 0]
+            total += float(scores.double().cpu().var(0, correction=0).sum())
+            count += len(batch["targets"])
+    return {"variance": total / max(count, 1)}
 
 
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
@@ -203,4 +235,5 @@ EXPERIMENTS = (
         "intra_distillation", Classification, CLASSIFICATION, tuple(a for a in ARMS if a.name != "constant"),
         extra_scores, exam,
     ),
+    Experiment("intra_distillation", Regression, REGRESSION, SCORED, variance_scores),
 )  # fmt: skip

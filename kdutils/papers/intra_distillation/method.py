@@ -15,6 +15,7 @@ from kdutils.papers.intra_distillation.objective import (
     adaptive_alpha,
     divergence_formula,
     intra_distillation_loss,
+    intra_distillation_regression,
 )
 from kdutils.training.method import Method, Step
 
@@ -99,3 +100,19 @@ class IntraDistillation(Method):
                 f"The GPU's memory is too small for {self.copies} passes at once: set passes_form to recomputed, which "
                 "holds one of them, for a third more time."
             ) from error
+
+
+class IntraDistillationRegression(IntraDistillation):
+    """The same for a model with one output: squared errors, and the variance of the K scores in place of X."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
+        # y_k: (K, N), y: (N,)
+        scores, targets, alpha = self._logits(model, batch)[..., 0], batch["targets"], self.weight(step)
+        total = intra_distillation_regression(scores, targets, alpha, reduction="sum")
+        terms = {"loss": self.scale * total / counts["targets"]}
+        if step.logged:
+            with torch.no_grad():
+                terms["mse"] = (scores[0] - targets).square().sum() / counts["targets"]
+                terms["variance"] = scores.float().var(0, correction=0).sum() / counts["targets"]
+                terms["alpha"] = torch.tensor(alpha * targets.numel() / counts["targets"])
+        return terms

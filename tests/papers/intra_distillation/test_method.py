@@ -7,17 +7,22 @@ import torch
 from torch import nn
 
 from kdutils.core.errors import UserError
-from kdutils.data.batches import collate_classification, collate_translation
+from kdutils.data.batches import Batches, collate_classification, collate_translation
 from kdutils.losses.divergences import x_divergence
-from kdutils.models.build import classifier
+from kdutils.models.build import classifier, xavier
 from kdutils.models.forward import counted_logits
 from kdutils.papers.intra_distillation import method as module
-from kdutils.papers.intra_distillation.method import IntraDistillation, recomputed_logits
+from kdutils.papers.intra_distillation.method import (
+    IntraDistillation,
+    IntraDistillationRegression,
+    recomputed_logits,
+)
 from kdutils.papers.intra_distillation.objective import adaptive_alpha, intra_distillation_loss
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.tasks.scores import dropout_scores
+from kdutils.training.checkpoints import seeded
 from kdutils.training.loop import Fitted, fit
-from kdutils.training.method import Method, Step
+from kdutils.training.method import Method, SquaredError, Step
 from tests import tiny
 from tests.tiny import assert_same_weights, one_sentence
 
@@ -249,6 +254,117 @@ def test_a_run_killed_in_the_rise_of_alpha_ends_as_one_that_was_not(form, tmp_pa
     torch.manual_seed(99)
     again = rising(str(tmp_path / "killed"), form)
     assert again.resumed_at == 6 and tiny.timeless(again.history) == tiny.timeless(whole.history)
+    assert_same_weights(again.model, whole.model)
+
+
+# ---------------------------------------------------------------- regression
+
+
+def scores(dropout: float = 0.3, n: int = 7):
+    """A model with one output, and texts of unequal length with scores from 0 to 5."""
+    rows = [{"input_ids": [1, 5 + i % 7, 9, 12, 2][: 3 + i % 3], "label": i % 11 / 2} for i in range(n)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = classifier(tiny.VOCABULARY, ("score",), width=16, layers=2, heads=2, feedforward=16, dropout=dropout)
+        xavier(net)  # so that dropout moves a score by more than a rounding error
+    return net.train(), rows
+
+
+@pytest.mark.parametrize("form", ["together", "recomputed"])
+@pytest.mark.parametrize("passes", [2, 3])
+def test_scores_of_k_real_passes_are_pulled_to_the_right_one_and_to_each_other(form, passes):
+    """Value and gradient against the equation written out pass by pass, with the very same dropout."""
+    net, rows = scores()
+    net, batch = net.double(), collate_classification()(rows)
+    method = IntraDistillationRegression(0.7, passes=passes, form=form)
+    torch.manual_seed(4)
+    terms = method.loss(net, batch, counts(batch), NOW)
+    found = gradients(net, terms["loss"])
+    torch.manual_seed(4)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if form == "together":
+        together = net(**{name: one.repeat(passes, 1) for name, one in inputs.items()}).logits
+        y = [together[k * 7 : (k + 1) * 7, 0] for k in range(passes)]
+    else:
+        y = [net(**inputs).logits[:, 0] for _ in range(passes)]
+    right, mean = batch["targets"].double(), sum(y) / passes
+    error, apart = (sum(((one - to) ** 2).mean() for one in y) / passes for to in (right, mean))
+    torch.testing.assert_close(terms["loss"], error + 0.7 * apart)
+    for actual, expected in zip(found, gradients(net, error + 0.7 * apart), strict=True):
+        torch.testing.assert_close(actual, expected)
+    assert apart > 1e-3 and terms["variance"].item() == pytest.approx(apart.item(), rel=1e-5)
+    assert terms["mse"].item() == pytest.approx(((y[0] - right) ** 2).mean().item())
+    assert terms["alpha"].item() == pytest.approx(0.7) and not terms["variance"].requires_grad
+    assert set(method.loss(net, batch, counts(batch), SILENT)) == {"loss"}
+
+
+def test_without_dropout_it_is_the_mean_squared_error_whatever_alpha():
+    net, rows = scores(dropout=0.0)
+    batch = collate_classification()(rows)
+    plain = SquaredError().loss(net, batch, counts(batch), NOW)["loss"]
+    expected = gradients(net, plain)
+    for alpha in (0.0, 1.0):
+        ours = IntraDistillationRegression(alpha).loss(net, batch, counts(batch), NOW)
+        torch.testing.assert_close(ours["loss"], plain)
+        assert ours["variance"] < 1e-10
+        for actual, right in zip(gradients(net, ours["loss"]), expected, strict=True):
+            torch.testing.assert_close(actual, right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["together", "recomputed"])
+def test_a_batch_of_scores_in_pieces_is_the_whole(form):
+    net, rows = scores(dropout=0.0)
+    net, collate, method = net.double(), collate_classification(), IntraDistillationRegression(1.0, form=form)
+    batch = collate(rows)
+    whole = method.loss(net, batch, counts(batch), NOW)
+    expected = gradients(net, whole["loss"])
+    pieces = [method.loss(net, collate(rows[a:b]), counts(batch), NOW) for a, b in ((0, 1), (1, 4), (4, 7))]
+    for name in ("loss", "mse", "alpha"):
+        torch.testing.assert_close(sum(piece[name] for piece in pieces), whole[name])
+    for actual, right in zip(gradients(net, sum(piece["loss"] for piece in pieces)), expected, strict=True):
+        torch.testing.assert_close(actual, right, rtol=1e-10, atol=1e-13)
+
+
+def test_two_passes_of_scale_two_and_alpha_two_are_r_drops_form_for_scores():
+    """MSE(y1, y) + MSE(y2, y) + MSE(y1, y2), as in R-Drop's code."""
+    net, rows = scores()
+    batch = collate_classification()(rows)
+    torch.manual_seed(6)
+    ours = IntraDistillationRegression(2.0, passes=2, scale=2.0, **CONSTANT).loss(net, batch, counts(batch), NOW)
+    torch.manual_seed(6)
+    y = counted_logits(net, batch, copies=2)[..., 0]
+    mse = nn.functional.mse_loss
+    right = mse(y[0], batch["targets"]) + mse(y[1], batch["targets"]) + mse(y[0], y[1])
+    torch.testing.assert_close(ours["loss"], right)
+
+
+@pytest.mark.parametrize("method", [SquaredError, IntraDistillationRegression])
+def test_the_loss_of_scores_is_in_full_precision_under_autocast(method):
+    net, rows = scores(dropout=0.0)
+    batch = collate_classification()(rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, loss = counted_logits(net, batch)[:, 0], method().loss(net, batch, counts(batch), NOW)["loss"]
+    assert logits.dtype == torch.bfloat16 and loss.dtype == torch.float32
+    torch.testing.assert_close(loss, (logits.float() - batch["targets"]).square().mean())
+
+
+def of_scores(folder: str, form: str) -> Fitted:
+    net, rows = scores(n=24)
+    with seeded(7):
+        plan = Batches(rows, collate_classification(), batch_size=4)
+        method = IntraDistillationRegression(4.0, p=1.5, q=6.0, form=form)
+        found = fit(net, method, plan, tiny.recipe(), folder=folder)
+    found.model = net
+    return found
+
+
+@pytest.mark.parametrize("form", ["together", "recomputed"])
+def test_a_killed_run_of_scores_ends_as_one_that_was_not(form, tmp_path):
+    whole = of_scores(str(tmp_path / "whole"), form)
+    tiny.killed(of_scores, 8, folder=str(tmp_path / "killed"), form=form)
+    torch.manual_seed(99)
+    again = of_scores(str(tmp_path / "killed"), form)
+    assert 0 < again.resumed_at < 12 and tiny.timeless(again.history) == tiny.timeless(whole.history)
     assert_same_weights(again.model, whole.model)
 
 
