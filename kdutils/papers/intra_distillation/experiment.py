@@ -220,7 +220,7 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
 def _against_r_drop(trial: Trial) -> dict[str, float]:
     """sacreBLEU's paired bootstrap against the translations of the seed's R-Drop, where it was trained before."""
     other = trial.folder.parent / "r_drop_like"
-    if trial.arm == "r_drop_like" or not (other / "translations.jsonl").exists():
+    if trial.arm.startswith(("baseline", "r_drop")) or not (other / "translations.jsonl").exists():
         return {}
     ours, theirs = translations(trial.folder), translations(other)
     sides = [[row["translation"] for row in rows] for rows in (ours, theirs)]

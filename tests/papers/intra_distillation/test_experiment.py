@@ -119,12 +119,16 @@ def test_the_papers_own_settings_are_in_the_tables():
 
 
 def test_the_bed_is_r_drops():
-    """What is compared must have the same data, model and training; only the paper's own preset departs."""
+    """What is compared must have the same data, model and training; only the paper's own preset departs.
+
+    The demo, on which no claim rests, is shorter: three passes an update.
+    """
     for preset in ("demo", "grammar", "small", "study"):
         ours, theirs = (resolve(experiments, preset) for experiments in (EXPERIMENTS, r_drop.EXPERIMENTS))
         for task in ours.keys() & theirs.keys():
             settings = ours[task]
-            for name in settings.keys() & theirs[task].keys() - {"alpha"}:
+            live = {"updates"} if preset == "demo" else set()
+            for name in settings.keys() & theirs[task].keys() - {"alpha"} - live:
                 assert settings[name] == theirs[task][name], (preset, task, name)
 
 
