@@ -54,12 +54,12 @@ def test_the_arms_of_equal_compute_take_their_share_of_the_updates(trained):
     (record,) = trained["records"]["classification"]
     assert list(record["arms"]) == [name for name in NAMES if name != "constant"]
     assert EXPERIMENTS[1].arm("intra_distillation").method(trained["settings"]["classification"]).adaptive is False
+
+
+def test_the_arms_of_the_regression_learn_scores(trained):
     (record,) = trained["records"]["regression"]
     updates = {name: arm["metrics"]["updates"] for name, arm in record["arms"].items()}
     assert updates == {"baseline": 4, "r_drop_like": 4, "intra_distillation_compute": 3, "intra_distillation": 4}
-
-
-def test_the_arms_of_the_regression_learn_scores():
     changes = {"passes": 4, "alpha": 0.8, "r_drop_alpha": 0.6, "passes_form": "recomputed"}
     settings = resolve(EXPERIMENTS, "demo", changes, ["regression"])["regression"]
     made = {arm.name: arm.method(settings) for arm in EXPERIMENTS[2].arms}
