@@ -69,7 +69,8 @@ def list_papers(options: argparse.Namespace) -> None:
         print(f"{name}\n  {paper.TITLE}\n  {paper.CITATION}")
         print(f"  notebook    {notebook.relative_to(runner.HOME) if notebook else 'not beside this installation'}")
         for experiment in paper.EXPERIMENTS if options.paper else ():  # imports torch, which takes its time
-            print(f"  experiment  {experiment.name}: {', '.join(arm.name for arm in experiment.arms)}")
+            arms = (f"{arm.name}{' (where it is named)' if arm.optional else ''}" for arm in experiment.arms)
+            print(f"  experiment  {experiment.name}: {', '.join(arms)}")
         for claim in paper.CLAIMS if options.paper else ():
             print(f"  claim {claim.id:5} {claim.statement}")
     if not options.paper:
@@ -126,8 +127,8 @@ def train(options: argparse.Namespace) -> None:
     seeds, left = checked_seeds(options.seeds or [1, 2, 3]), runner.countdown(options.max_minutes)
     for experiment in chosen:  # everything that can be refused, before the first of them trains for days
         settings = wanted[experiment.name]
-        for arm in options.arms or [one.name for one in experiment.arms]:
-            experiment.arm(arm).method(settings)
+        for arm in experiment.chosen(options.arms):
+            arm.method(settings)
         for seed in seeds if options.record else []:
             key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
             results.free_path({**key, "overrides": settings.overrides}, options.results)
@@ -219,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "plan", plan, "count what an experiment takes, and train nothing")
     one.add_argument("paper", help="the name of a paper, as 'list' shows it")
     _setting_options(one)
-    one.add_argument("--arms", nargs="+", metavar="ARM", help="only these; all by default")
+    one.add_argument("--arms", nargs="+", metavar="ARM", help="only these; by default all but ablations")
 
     one = _command(commands, "run", run, "execute notebooks with papermill")
     one.add_argument("paper", nargs="*", help="names of papers, as 'list' shows them")
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "train", train, "run a paper's experiment without a notebook")
     one.add_argument("paper", help="the name of a paper, as 'list' shows it")
     _experiment_options(one)
-    one.add_argument("--arms", nargs="+", metavar="ARM", help="train only these; all by default")
+    one.add_argument("--arms", nargs="+", metavar="ARM", help="train only these; by default all but ablations")
     one.add_argument("--record", action="store_true", help="keep the results under --results, to be committed")
     one.add_argument("--results", default="results", metavar="FOLDER", help="recorded results (default: results)")
 

@@ -101,7 +101,7 @@ def found(name: str, runs: Path) -> dict[str, Any]:
     task, records = experiment.task(settings), []
     while not records:
         try:
-            records = running.run(experiment, settings, [1], runs, task=task)
+            records = running.run(experiment, settings, [1], runs, [arm.name for arm in experiment.arms], task=task)
         except Paused:
             continue
     place = running.folder(experiment, settings, runs) / "seed-1"

@@ -49,6 +49,7 @@ class Arm:
     `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
     `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": those of the teachers that
     it trains first, "exams": how many it sits, in units of a plain one}.
+    `optional`: an ablation, trained only where it is named.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Arm:
     start: Callable[[Trial], PreTrainedModel] = field(default=lambda trial: trial.task.model(trial.seed))
     teacher: Callable[[Trial], nn.Module] | None = None
     besides: Callable[[Settings], dict[str, float]] = field(default=lambda settings: {})
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,14 @@ class Experiment:
     @property
     def name(self) -> str:
         return self.task.name
+
+    def chosen(self, names: Sequence[str] | None = None) -> list[Arm]:
+        """The arms of these names in the experiment's order, for one may build on another; of none, all but ablations.
+
+        Raises UserError for an unknown name.
+        """
+        wanted = {self.arm(name).name for name in names or ()}
+        return [arm for arm in self.arms if (arm.name in wanted if wanted else not arm.optional)]
 
     def arm(self, name: str) -> Arm:
         """The arm of that name. Raises UserError with the known ones."""

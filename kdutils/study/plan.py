@@ -413,7 +413,7 @@ def planned(
     """
     with threads(settings.threads), torch.random.fork_rng():
         task, shared = _outline(experiment.task, settings), Cost()
-        chosen = [experiment.arm(name) for name in arms] if arms else experiment.arms
+        chosen = experiment.chosen(arms)
         found = tuple(_arm(experiment, arm, task, timed) for arm in chosen)
         if task.kind == "masked_lm" and not settings.model:  # trained here first, by kdutils.study.teachers
             teacher, looks = task.model(0).requires_grad_(True), 10

@@ -52,12 +52,11 @@ def run(
 ) -> list[Record]:
     """Trains every arm for every seed, or loads what is finished; returns one record a seed.
 
-    arms: only these (all by default). max_minutes: stop cleanly after so long (0: never); the same call then goes
-    on. task: one that was made from the same settings, to save making it again. Raises UserError for bad seeds,
-    arms or settings before anything is written, Paused when the time is over.
+    arms: only these (by default all that are not optional). max_minutes: stop cleanly after so long (0: never); the
+    same call then goes on. task: one that was made from the same settings, to save making it again. Raises UserError
+    for bad seeds, arms or settings before anything is written, Paused when the time is over.
     """
-    wanted = [experiment.arm(name).name for name in arms] if arms else [arm.name for arm in experiment.arms]
-    chosen = [arm for arm in experiment.arms if arm.name in wanted]  # in their order: one may build on another
+    chosen = experiment.chosen(arms)
     if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
         raise UserError("The task was made from other settings: make it from these, or leave it out.")
     corpus = task.corpus if task else experiment.task.load(settings)

@@ -16,7 +16,7 @@ from tests.anatomy import ANATOMY, PARTS, part_of, prose, unfolded
 from tests.notebook_rules import Notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-REBUILT: tuple[str, ...] = ("03_r_drop",)  # the notebooks that keep to the anatomy, such as "03_r_drop"
+REBUILT = ("03_r_drop", "06_intra_distillation")  # the notebooks that keep to the anatomy
 
 
 @pytest.mark.parametrize("name", ANATOMY)

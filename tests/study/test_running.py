@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -338,6 +339,13 @@ def test_bad_seeds(seeds, tmp_path):
         run(CLASSIFICATION, TRAINED, seeds, tmp_path / "runs")
     one_sentence(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_optional_arm_is_chosen_only_by_its_name():
+    arms = (*TRANSLATION.arms, Arm("half", "half", TRANSLATION.arm("r_drop").method, optional=True))
+    experiment = replace(TRANSLATION, arms=arms)
+    assert [arm.name for arm in experiment.chosen()] == ["baseline", "baseline_2x", "r_drop"]
+    assert [arm.name for arm in experiment.chosen(["half", "baseline"])] == ["baseline", "half"]  # in their order
 
 
 def test_unknown_arms_tasks_presets_and_settings(tmp_path):

@@ -142,13 +142,14 @@ def updates_times(share: Callable[[Settings], float]) -> Callable[[Settings], di
 
 ARMS = (
     Arm("baseline", "baseline", plain),
-    Arm("baseline_compute", "baseline, equal compute", plain, updates_times(lambda s: s.passes)),
+    Arm("baseline_compute", "baseline, equal compute", plain, updates_times(lambda s: s.passes), optional=True),
     Arm("r_drop_like", "two passes, constant alpha (R-Drop)", as_r_drop),
     Arm("intra_distillation_compute", "Intra-Distillation, R-Drop's compute", distilled(),
-        updates_times(lambda s: 2 / s.passes)),
+        updates_times(lambda s: 2 / s.passes), optional=True),
     Arm("intra_distillation", "Intra-Distillation", distilled()),
-    Arm("constant", "K passes, constant alpha", constant()),
-    Arm("fair", "K passes, alpha as strong as of two", constant(alpha=lambda s: fair_alpha(s.r_drop_alpha, s.passes))),
+    Arm("constant", "K passes, constant alpha", constant(), optional=True),
+    Arm("fair", "K passes, alpha as strong as of two", constant(alpha=lambda s: fair_alpha(s.r_drop_alpha, s.passes)),
+        optional=True),
 )  # fmt: skip
 SCORED = (
     Arm("baseline", "baseline", lambda s: SquaredError()),

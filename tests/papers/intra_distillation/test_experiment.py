@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     """All experiments, all arms, at one seed."""
     runs = tmp_path_factory.mktemp("runs")
     settings = resolve(EXPERIMENTS, "demo", TINY)
-    records = {e.name: run(e, settings[e.name], [1], runs) for e in EXPERIMENTS}
+    records = {e.name: run(e, settings[e.name], [1], runs, [arm.name for arm in e.arms]) for e in EXPERIMENTS}
     return {"runs": runs, "settings": settings, "records": records}
 
 
