@@ -83,7 +83,7 @@ def balance(sensitivity: Mapping[str, Tensor]) -> dict[str, float]:
     """
     each = _flat(sensitivity).double()
     mean, std = float(each.mean()), float(each.std(correction=0))
-    total, lowest = float(each.sum()), float(each.sort().values[: len(each) // 2].sum())
+    total, lowest = float(each.sum()), float(each[_least(each, len(each) // 2)].sum())
     return {"mean": mean, "std": std, "cv": std / mean if mean else 0.0, "low_half": lowest / total if total else 0.0}
 
 
@@ -95,9 +95,8 @@ def pruned(model: nn.Module, sensitivity: Mapping[str, Tensor], share: float) ->
     """
     if not 0.0 <= share <= 1.0:
         raise UserError(f"The share of the parameters to prune must be from 0 to 1, not {share}.")
-    named, lowest = _trained(model), _flat(sensitivity).argsort(stable=True)
-    lost = torch.zeros_like(lowest, dtype=torch.bool)
-    lost[lowest[: round(share * len(lowest))]] = True
+    named, each = _trained(model), _flat(sensitivity)
+    lost = _least(each, round(share * len(each)))
     parts = lost.split([one.numel() for one in sensitivity.values()])
     kept = {name: named[name].data.clone() for name in sensitivity}
     try:
@@ -121,6 +120,20 @@ def pruning_curve(
         with pruned(model, sensitivity, share):
             curve[share] = float(score(model))
     return curve
+
+
+def _least(each: Tensor, count: int) -> Tensor:
+    """Which of the numbers (n,) are the `count` least, (n,) bool: of equal ones those that come first.
+
+    Nothing is sorted: a large model has a hundred million of them.
+    """
+    if not count:
+        return torch.zeros_like(each, dtype=torch.bool)
+    last = each.kthvalue(count).values
+    least = each < last
+    equal = (each == last).nonzero()[:, 0]
+    least[equal[: count - int(least.sum())]] = True
+    return least
 
 
 @torch.no_grad()

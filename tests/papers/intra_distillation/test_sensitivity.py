@@ -14,6 +14,7 @@ from kdutils.data.batches import collate_classification
 from kdutils.models.build import classifier
 from kdutils.models.forward import counted_logits
 from kdutils.papers.intra_distillation.sensitivity import (
+    _least,
     balance,
     exact_sensitivity,
     mean_loss,
@@ -239,3 +240,14 @@ def test_the_mean_loss_is_of_all_targets():
     total = sum(F.cross_entropy(counted_logits(net.eval(), b), b["targets"], reduction="sum").item() for b in batches)
     assert mean_loss(net, batches) == pytest.approx(total / sum(len(b["targets"]) for b in batches), rel=1e-12)
     assert_same_weights(net, tiny.model().double())
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+def test_of_equal_sensitivities_the_first_are_pruned(n):
+    generator = torch.Generator().manual_seed(n)
+    for _ in range(5):
+        each = torch.randint(0, max(2, n // 3), (n,), generator=generator).float()  # many are equal
+        for count in sorted({0, 1, n // 2, n}):
+            wanted = torch.zeros(n, dtype=torch.bool)
+            wanted[each.argsort(stable=True)[:count]] = True
+            assert torch.equal(_least(each, count), wanted)
