@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from kdutils.losses.divergences import symmetric_kl
-from kdutils.notebook.exercises import check, kept
+from kdutils.notebook.exercises import kept
 from kdutils.papers.r_drop.exercises import DROPOUT, EXERCISES, IDENTICAL
+from tests import exercise_checks
+from tests.exercise_checks import told_right, told_what_to_do, told_wrong
 
 
 def closed_form(one, two):
@@ -56,32 +58,23 @@ AWAY = {
 
 
 def said(capsys, name, answer) -> str:
-    check(f"r_drop.{name}", answer)
-    out = capsys.readouterr().out
-    assert out.endswith("\n") and out.count("\n") == 1
-    return out
+    return exercise_checks.said(capsys, f"r_drop.{name}", answer)
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, one) for name, all_ in RIGHT.items() for one in all_])
 def test_a_right_answer_is_told_so_with_a_reason(capsys, name, answer):
-    out = said(capsys, name, answer)
-    assert out.startswith(f"✓ right (r_drop.{name}). ") and len(out.split()) > 8
+    told_right(capsys, f"r_drop.{name}", answer)
 
 
 @pytest.mark.parametrize(("name", "answer"), [(name, one) for name, all_ in WRONG.items() for one in all_])
 def test_a_wrong_answer_gets_the_hint_and_not_the_answer(capsys, name, answer):
-    out = said(capsys, name, answer)
-    assert out.startswith(f"✗ not yet (r_drop.{name}). ") and out.endswith(EXERCISES[name].hint + "\n")
-    assert not re.search(AWAY[name], out)
+    told_wrong(capsys, f"r_drop.{name}", answer, AWAY[name])
 
 
 @pytest.mark.parametrize("name", EXERCISES)
 @pytest.mark.parametrize("answer", [..., None])
 def test_an_untouched_cell_says_what_to_do(capsys, name, answer):
-    out = said(capsys, name, answer)
-    assert out.startswith(f"… not answered yet (r_drop.{name}): put ") and "in place of `...`" in out
-    assert all(f'"{option}"' in out for option in EXERCISES[name].options)
-    assert EXERCISES[name].options or not re.search(AWAY[name], out)
+    told_what_to_do(capsys, f"r_drop.{name}", answer, AWAY[name])
 
 
 def test_a_function_that_is_not_written_yet_counts_as_untouched(capsys):
