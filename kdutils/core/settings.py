@@ -131,8 +131,8 @@ class Table:
     def resolve(self, preset: str, overrides: Mapping[str, Any] | None = None) -> Settings:
         """The values of a preset with the overrides applied.
 
-        Where they name a `model` to start from and the preset has none, its values are for a start from scratch, and
-        those for a pretrained one take their place unless they are overridden as well.
+        Where they name a `model` to start from and the preset has none, or the demo's, its values are not for that
+        start, and those for a pretrained one take their place unless they are overridden as well.
         An override may be text, as from a command line, and is read as the type of the preset's value. Raises
         UserError for an unknown preset or setting, with the near ones, for a value of another type, or out of bounds.
         """
@@ -140,7 +140,7 @@ class Table:
             raise unknown("preset", preset, PRESETS)
         values = {name: setting.at(preset) for name, setting in self.settings.items()}
         pretrained, changed = {}, {}
-        if (overrides or {}).get("model") and not values.get("model"):
+        if (overrides or {}).get("model", "demo") not in ("", "demo") and values.get("model") in ("", "demo"):
             pretrained = {name: s.pretrained for name, s in self.settings.items() if s.pretrained is not None}
         values |= pretrained
         for name, value in (overrides or {}).items():

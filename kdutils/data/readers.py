@@ -31,6 +31,7 @@ TEXT_PAIRS = (
     ("text_a", "text_b"),
     ("text", "text_b"),
     ("sentence1", "sentence2"),
+    ("sentence_A", "sentence_B"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
     ("question", "sentence"),

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import explained, make_folder
-from kdutils.models.build import loading
+from kdutils.models.build import loading, located
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")  # their ids are 0 to 4
 PAD, BOS, EOS, UNK, MASK = range(5)
@@ -103,7 +103,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Code that lies beside it is never run.
     """
     with loading("tokenizer", str(name)):
-        return AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(located(str(name)), trust_remote_code=False)
 
 
 # --- examples: rows of text become lists of token ids ---------------------------------------------

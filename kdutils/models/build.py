@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from kdutils.core.errors import UserError
 from kdutils.core.machine import device
 
 PAD, BOS, EOS = 0, 1, 2  # as in kdutils.data.batches
+DEMO = Path(__file__).parent / "demo"  # a small encoder that was pre-trained on the grammar: see kdutils.study.encoder
 # the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -132,7 +134,7 @@ def pretrained(
         changes = {**{field: dropout for field in DROPOUTS if hasattr(config, field)}, **changes}
     with loading("model", name):
         model, found = loader.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
+            located(name), use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True, **changes,
         )  # fmt: skip
     new = _check_weights(name, model, found, may_have_a_new_head=bool(labels))
@@ -141,10 +143,15 @@ def pretrained(
     return model
 
 
+def located(name: str) -> str:
+    """Where a model lies: "demo" is the small encoder of this package; any other name stays as it is."""
+    return str(DEMO) if name == "demo" else name
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of a model of the hub, or of a folder. Raises UserError when there is none that can be used."""
     with loading("model", name):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return AutoConfig.from_pretrained(located(name), trust_remote_code=False)
 
 
 @contextlib.contextmanager

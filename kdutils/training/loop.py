@@ -43,6 +43,7 @@ class Recipe:
 
     updates: int = 400  # 0: the model is taken as it is
     learning_rate: float = 3e-3
+    head_learning_rate: float = 0.0  # of what a pretrained model has new, its head; 0: the same
     warmup: int = 40  # updates
     schedule: str = "inverse_sqrt"  # one of SCHEDULES
     betas: tuple[float, float] = (0.9, 0.98)
@@ -68,7 +69,8 @@ class Recipe:
         for name in ("accumulation", "log_every", "checkpoint_every"):
             if not 1 <= getattr(self, name) < math.inf:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("updates", "learning_rate", "warmup", "weight_decay", "clip", "patience", "eval_every"):
+        rates = ("learning_rate", "head_learning_rate", "weight_decay", "clip")
+        for name in (*rates, "updates", "warmup", "patience", "eval_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
 
@@ -150,7 +152,7 @@ class _Loop:
         unique = {id(p): p for module in modules for p in module.parameters()}  # networks may share some
         self.trained = [p for p in unique.values() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            _decayed(self.trained, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=self.recipe.betas,
+            _groups(self.trained, self.plain, self.recipe), lr=self.recipe.learning_rate, betas=self.recipe.betas,
             fused=self.accelerator.device.type in ("cpu", "cuda"),
         )  # fmt: skip
         # accelerate's wrapper steps a scheduler once a process; ours counts updates, so it stays unwrapped
@@ -519,7 +521,16 @@ def enough_memory(what: str) -> Iterator[None]:
         ) from error
 
 
-def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and layer-norm vectors do not."""
-    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def _groups(parameters: list[nn.Parameter], model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Matrices decay; biases and layer-norm vectors do not. The head may learn at a rate of its own."""
+    rate, head = recipe.head_learning_rate, set()
+    if rate:
+        body = {id(p) for p in model.base_model.parameters()}
+        head = {id(p) for p in model.parameters()} - body
+    groups = []
+    for of_head, lr in ((False, recipe.learning_rate), (True, rate)):
+        chosen = [p for p in parameters if (id(p) in head) == of_head]
+        matrices, vectors = ([p for p in chosen if (p.ndim > 1) == wanted] for wanted in (True, False))
+        groups += [{"params": matrices, "lr": lr, "weight_decay": recipe.weight_decay}]
+        groups += [{"params": vectors, "lr": lr, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]] if rate else groups[:2]
