@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
-from kdutils.data.corpora import Corpus
+from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.papers.self_distillation.method import EMA, SDA, SDV, Itself, SelfEnsemble
 from kdutils.papers.self_distillation.objective import average_parameters, vote
 from kdutils.study import kept
@@ -25,7 +25,7 @@ SETUP = "Section 4.2"
 
 SETTINGS = Classification.settings_table.extended(
     Setting("mse_weight", 1.0, 1.0, 1.0, "lambda: weight of the MSE beside the cross-entropy",
-            "Section 4.4: 1; best from 1.0 to 1.5 on IMDb's test set"),
+            "Section 4.4: 1; best from 1.0 to 1.5 on IMDb's test set", small=0.3),
     Setting("teacher_size", 5, 5, 5, "K: how many earlier selves teach, of the arms that have no K of their own",
             "Table 2: the best on IMDb's test set, of AG's News T - 1", bounds=(1, 64)),
     Setting("ema_decay", 0.995, 0.995, 0.995, "largest decay of the arm with an exponential average",
@@ -33,9 +33,10 @@ SETTINGS = Classification.settings_table.extended(
     Setting("members", 4, 4, 4, "models of the arm of several seeds, which vote and are averaged", "Table 3: 4",
             bounds=(2, 64)),
     Setting("head_learning_rate", 0.0, 1e-3, 1e-3, "peak learning rate of the classifier; 0: as the encoder",
-            f"{SETUP}: 1e-3 for the softmax layer", bounds=(0.0, 1e6)),
+            f"{SETUP}: 1e-3 for the softmax layer", bounds=(0.0, 1e6), small=1e-3),
     Setting("start_seed", 1, 1, 1, "seed of the new head: one start for all seeds, which differ in the order of the "
             "data and in dropout", "Section 4.6: the same initialisation, ten data orders"),
+    Setting("max_words", 6, 0, 0, "of the demo corpus: longest review in words; 0: any", "none", small=0),
     Setting("label_noise", 0.2, 0.0, 0.0, "share of the training labels that are replaced by a wrong one",
             "none", bounds=(0.0, 1.0), small=0.0),
     data={"small": "hub:RobZamp/sick@refs/convert/parquet", "study": "hub:stanfordnlp/snli",
@@ -81,7 +82,12 @@ class FineTuning(Classification):
         return super().model(number)
 
     def _load(self) -> Corpus:
-        return noisy(super()._load(), self.settings.label_noise, self.settings.data_seed)
+        s = self.settings
+        corpus = load_corpus(
+            s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split, seed=s.data_seed,
+            max_words=s.max_words,
+        )  # fmt: skip
+        return noisy(corpus, s.label_noise, s.data_seed)
 
 
 def noisy(corpus: Corpus, share: float, seed: int) -> Corpus:
