@@ -30,7 +30,7 @@ class Flat:
         self.data = torch.zeros((copies, sum(sizes)) if copies else (sum(sizes),), device=one.device)
         pieces = self.data.split(sizes, dim=-1)
         self.views = {
-            name: piece.view(*self.data.shape[:-1], *parameter.shape)
+            name: piece.view((*self.data.shape[:-1], *parameter.shape))
             for (name, parameter), piece in zip(parameters.items(), pieces, strict=True)
         }
 
@@ -49,14 +49,15 @@ class Mean:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.total, self.count = torch.zeros(size, dtype=torch.float64, device=device), 0
+        place = "cpu" if device.type == "mps" else device  # Apple's GPU has no float64
+        self.total, self.count = torch.zeros(size, dtype=torch.float64, device=place), 0
 
     def add(self, flat: Tensor) -> None:
-        self.total += flat
+        self.total += flat.to(self.total.device)
         self.count += 1
 
     def remove(self, flat: Tensor) -> None:
-        self.total -= flat
+        self.total -= flat.to(self.total.device)
         self.count -= 1
 
     def write(self, flat: Tensor) -> None:
