@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
-from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.data.corpora import Corpus
 from kdutils.papers.self_distillation.method import EMA, SDA, SDV, Itself, SelfEnsemble
 from kdutils.papers.self_distillation.objective import average_parameters, vote
 from kdutils.study import kept
@@ -36,17 +36,16 @@ SETTINGS = Classification.settings_table.extended(
             f"{SETUP}: 1e-3 for the softmax layer", bounds=(0.0, 1e6), small=1e-3),
     Setting("start_seed", 1, 1, 1, "seed of the new head: one start for all seeds, which differ in the order of the "
             "data and in dropout", "Section 4.6: the same initialisation, ten data orders"),
-    Setting("max_words", 6, 0, 0, "of the demo corpus: longest review in words; 0: any", "none", small=0),
     Setting("label_noise", 0.2, 0.0, 0.0, "share of the training labels that are replaced by a wrong one",
             "none", bounds=(0.0, 1.0), small=0.0),
-    data={"small": "hub:RobZamp/sick@refs/convert/parquet", "study": "hub:stanfordnlp/snli",
+    data={"demo": "demo:acceptability", "small": "hub:RobZamp/sick@refs/convert/parquet", "study": "hub:stanfordnlp/snli",
           "paper": "hub:stanfordnlp/imdb", "source": "Table 1: seven sets; IMDb is that of most figures"},
     model={"demo": "demo", "grammar": "demo", "paper": "bert-base-uncased",
            "source": f"{SETUP}: BERT-base; which of the two is not said"},
     **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
-    train_rows={"demo": 200, "small": 1500, "study": 1500, "source": "all; of Figure 4: 1,500 of SNLI"},
-    validation_rows={"demo": 300, "small": 0, "study": 1000, "source": "IMDb has none: carved from the training rows"},
-    test_rows={"demo": 600, "small": 2000},
+    train_rows={"demo": 400, "small": 1500, "study": 1500, "source": "all; of Figure 4: 1,500 of SNLI"},
+    validation_rows={"demo": 300, "grammar": 500, "small": 0, "study": 1000, "source": "IMDb has none: carved from the training rows"},
+    test_rows={"demo": 600, "grammar": 2000, "small": 2000},
     max_length={"paper": 512, "source": f"{SETUP}: the first 512 tokens"},
     batch_size={"demo": 16, "paper": 4, "source": f"{SETUP}: 4"},
     accumulation={"paper": 4, "source": f"{SETUP}: 4; an update is 16 rows"},
@@ -55,9 +54,9 @@ SETTINGS = Classification.settings_table.extended(
     weight_decay={"demo": 0.01, "study": 0.01, "paper": 0.01, "source": "as official BERT: 0.01"},
     clip={"demo": 1.0, "study": 1.0, "paper": 1.0, "source": "as official BERT: 1"},
     dropout={"source": f"{SETUP}: 0.1"},
-    updates={"demo": 100, "small": 376, "study": 564, "paper": 9375, "source": "Figure 5, IMDb: 6 epochs"},
-    warmup={"demo": 10, "small": 38, "study": 56, "paper": 938, "source": f"{SETUP}: a tenth"},
-    eval_every={"demo": 10, "small": 94, "study": 94, "paper": 0, "source": "Figure 5: once an epoch"},
+    updates={"demo": 200, "grammar": 400, "small": 376, "study": 564, "paper": 9375, "source": "Figure 5, IMDb: 6 epochs"},
+    warmup={"demo": 20, "grammar": 40, "small": 38, "study": 56, "paper": 938, "source": f"{SETUP}: a tenth"},
+    eval_every={"demo": 25, "grammar": 50, "small": 94, "study": 94, "paper": 0, "source": "Figure 5: once an epoch"},
     log_every={"demo": 5, "grammar": 10, "study": 20},
 )  # fmt: skip
 
@@ -82,12 +81,7 @@ class FineTuning(Classification):
         return super().model(number)
 
     def _load(self) -> Corpus:
-        s = self.settings
-        corpus = load_corpus(
-            s.data, "classification", language=s.language, rows=self._rows(), test_split=s.test_split, seed=s.data_seed,
-            max_words=s.max_words,
-        )  # fmt: skip
-        return noisy(corpus, s.label_noise, s.data_seed)
+        return noisy(super()._load(), self.settings.label_noise, self.settings.data_seed)
 
 
 def noisy(corpus: Corpus, share: float, seed: int) -> Corpus:
