@@ -53,16 +53,25 @@ class Mean:
         self.total, self.count = torch.zeros(size, dtype=torch.float64, device=place), 0
 
     def add(self, flat: Tensor) -> None:
-        self.total += flat.to(self.total.device)
+        for total, one in _pieces(self.total, flat):
+            total += one.to(total.device)
         self.count += 1
 
     def remove(self, flat: Tensor) -> None:
-        self.total -= flat.to(self.total.device)
+        for total, one in _pieces(self.total, flat):
+            total -= one.to(total.device)
         self.count -= 1
 
     def write(self, flat: Tensor) -> None:
         """The mean, rounded once."""
-        flat.copy_(self.total / self.count)
+        for total, one in _pieces(self.total, flat):
+            one.copy_(total / self.count)
+
+
+def _pieces(total: Tensor, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both in pieces that a CPU's cache holds, where a sum of two types is made in another copy; on a GPU in one."""
+    size = 2**17 if flat.device.type == "cpu" else max(flat.numel(), 1)
+    return zip(total.split(size), flat.split(size), strict=True)
 
 
 class Window:
