@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data.corpora import Corpus
+from kdutils.losses.divergences import label_smoothed_nll
+from kdutils.models.forward import counted_logits, mode
 from kdutils.papers.self_distillation.method import EMA, SDA, SDV, Itself, SelfEnsemble
 from kdutils.papers.self_distillation.objective import average_parameters, vote
 from kdutils.study import kept
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.tasks.base import Task
 from kdutils.tasks.classification import Classification
-from kdutils.tasks.scores import label_scores
+from kdutils.training.loop import evaluation_context
 
 SETUP = "Section 4.2"
 
@@ -133,9 +135,16 @@ SCORED_ROWS = 100  # training rows
 
 
 def extra_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
-    """How well the training labels are known, right or wrong: on the first rows of the training, dropout off."""
-    found = label_scores(model, task.fixed_batches("train", SCORED_ROWS), None)
-    return {f"train_{name}": found[name] for name in ("loss", "accuracy")}
+    """What the model makes of the first training rows, dropout off: loss and accuracy by their labels, right or wrong.
+
+    train_logit_spread: the standard deviation of a row's logits over the classes, mean over the rows: how sure it is.
+    """
+    logits, targets = logits_of(task, [model], "train", SCORED_ROWS)
+    return {
+        "train_loss": float(label_smoothed_nll(logits[0], targets)),
+        "train_accuracy": float(logits[0].argmax(-1).eq(targets).double().mean()),
+        "train_logit_spread": float(logits[0].std(-1, correction=0).mean()),
+    }
 
 
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
@@ -147,15 +156,12 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     if trial.arm != "members":
         return {}
     models = [model, *(_member(trial, number) for number in range(1, trial.settings.members))]
-    logits, targets = _test_logits(trial.task, models)
     mean = trial.task.member(0)
     mean.load_state_dict(average_parameters([one.state_dict() for one in models]))
-    right = {
-        "member": logits.argmax(-1).eq(targets).double().mean(),
-        "vote": vote(logits).argmax(-1).eq(targets).double().mean(),
-        "average": _test_logits(trial.task, [mean.to(model.device)])[0][0].argmax(-1).eq(targets).double().mean(),
-    }
-    return {f"test_{name}_accuracy": float(share) for name, share in right.items()}
+    with evaluation_context(trial.settings.precision, model):
+        logits, targets = logits_of(trial.task, [*models, mean], "test")
+    right = {"member": logits[:-1].argmax(-1), "vote": vote(logits[:-1]).argmax(-1), "average": logits[-1].argmax(-1)}
+    return {f"test_{name}_accuracy": float(best.eq(targets).double().mean()) for name, best in right.items()}
 
 
 def _member_seed(trial: Trial, number: int) -> int:
@@ -178,15 +184,18 @@ def _member(trial: Trial, number: int) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def _test_logits(task: Task, models: list[PreTrainedModel]) -> tuple[Any, Any]:
-    """The logits (K, N, C) of models on the test rows, and the targets (N,)."""
-    from kdutils.models.forward import counted_logits
-
+def logits_of(
+    task: Task, models: Sequence[PreTrainedModel], split: str, rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The logits (K, N, C) of K models for the rows of a split, dropout off, and their labels (N,)."""
     logits, targets = [], []
-    device = models[0].device
-    for batch in task.fixed_batches("test"):
-        batch = {name: one.to(device) if torch.is_tensor(one) else one for name, one in batch.items()}
-        logits.append(torch.stack([counted_logits(one.to(device).eval(), batch).float() for one in models]))
+    for batch in task.fixed_batches(split, rows):
+        batch = {name: one.to(models[0].device) if torch.is_tensor(one) else one for name, one in batch.items()}
+        found = []
+        for model in models:
+            with mode(model.to(models[0].device), training=False):
+                found.append(counted_logits(model, batch).float())
+        logits.append(torch.stack(found))
         targets.append(batch["targets"])
     return torch.cat(logits, 1), torch.cat(targets)
 
