@@ -27,7 +27,7 @@ class Flat:
         parameters = dict(model.named_parameters())  # tied ones once
         one = next(iter(parameters.values()))
         sizes = [parameter.numel() for parameter in parameters.values()]
-        self.data = torch.zeros((copies, sum(sizes)) if copies else (sum(sizes),), device=one.device)
+        self.data = one.new_zeros((copies, sum(sizes)) if copies else (sum(sizes),))
         pieces = self.data.split(sizes, dim=-1)
         self.views = {
             name: piece.view((*self.data.shape[:-1], *parameter.shape))
