@@ -10,7 +10,7 @@ language models are counted more finely (`masked_lm_floor`), since the plain ste
 the vocabulary and a distilling one all of them, for the student and for the teacher. Plain and method steps alternate,
 so that a slow moment of the machine hits both; the median of the ratios is reported with its quartiles. Memory is the
 most that a process of its own held above what it held before its first step (on a GPU: that tensors took; elsewhere
-this needs Linux).
+this needs Linux), and what the method itself holds, such as a network's earlier selves.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from transformers import DistilBertForMaskedLM
 from kdutils import runner
 from kdutils.core import machine
 from kdutils.core.files import write_json
-from kdutils.core.settings import parse_assignments
+from kdutils.core.settings import Settings, parse_assignments
 from kdutils.data.batches import collate_classification, collate_translation
 from kdutils.models import build
 from kdutils.papers.distilbert.student import student_config
-from kdutils.study.experiment import Experiment
-from kdutils.training.method import Method, Step
+from kdutils.study.experiment import Experiment, plain
+from kdutils.training.method import Method, SquaredError, Step
 
 HERE = Path(__file__).parent
+PLAIN = "plain"  # what all arms are measured against
 
 
 def main() -> None:
@@ -61,14 +62,13 @@ def main() -> None:
 def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each arm with a method of its own, against the plain method."""
     settings = experiment.settings.resolve("demo", parse_assignments(options.set))
-    kept = [arm for arm in experiment.arms if not arm.recipe(settings)]
-    methods = {arm.name: arm.method(settings) for arm in kept if arm.name in ("baseline", experiment.paper)}
-    plain, plain_memory = methods["baseline"], peak(experiment, "baseline", options)
-    rows = []
+    kept = {arm.name: arm.method(settings) for arm in experiment.arms if not arm.recipe(settings)}
+    if experiment.paper in kept:  # the others are variants of it
+        kept = {experiment.paper: kept[experiment.paper]}
+    methods = {name: method for name, method in kept.items() if type(method) not in (Method, SquaredError)}
+    plain_memory, rows = peak(experiment, PLAIN, options), []
     for name, method in methods.items():
-        if name == "baseline":
-            continue
-        steppers = [stepper(experiment, one, options) for one in (plain, method)]
+        steppers = [stepper(experiment, one, options) for one in (method_of(experiment, PLAIN, settings), method)]
         ratios, seconds = ratio(*steppers, options.repeats)
         quartiles = statistics.quantiles(ratios, n=4)
         rows.append(
@@ -84,6 +84,12 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
             }  # fmt: skip
         )
     return rows
+
+
+def method_of(experiment: Experiment, name: str, settings: Settings) -> Method:
+    """The method of an arm; the plain one is the baseline's, without the ensemble that some have beside it."""
+    method = experiment.arm("baseline" if name == PLAIN else name).method(settings)
+    return method if name != PLAIN or type(method) in (Method, SquaredError) else plain(settings)
 
 
 def stepper(experiment: Experiment, method: Method, options: argparse.Namespace) -> Callable[[], None]:
@@ -104,8 +110,10 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     method.attach(model)
     for _ in range(3):  # of one quality: who teaches after evaluations that bring nothing new, teaches now
         method.after_evaluation(model, scores, Step(1, 1, 0, logged=False))
-    take = update((model, *method.modules().values()), options)
     late = Step(100, 100, 0, logged=False)  # a weight that grows over the updates is at its height
+    for _ in range(round(3 * method.passes)):  # who is taught by earlier selves has one for each forward pass
+        method.after_update(model, late)
+    take = update((model, *method.modules().values()), options, lambda: method.after_update(model, late))
     return lambda: take(lambda: method.loss(model, batch, method.count(batch), late)["loss"])
 
 
@@ -115,7 +123,7 @@ def accelerator(options: argparse.Namespace) -> Accelerator:
 
 
 def update(
-    modules: Iterable[torch.nn.Module], options: argparse.Namespace
+    modules: Iterable[torch.nn.Module], options: argparse.Namespace, after: Callable[[], None] = lambda: None
 ) -> Callable[[Callable[[], torch.Tensor]], None]:
     """A function that takes one optimiser step of these networks by a loss that it is told how to compute."""
     trained = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -127,6 +135,7 @@ def update(
             accelerate.backward(loss())
         optimizer.step()
         optimizer.zero_grad()
+        after()
         if machine.device().type == "cuda":
             torch.cuda.synchronize()
 
@@ -199,8 +208,8 @@ def peak(experiment: Experiment, arm: str, options: argparse.Namespace) -> float
 def memory(paper: Any, options: argparse.Namespace) -> float:
     experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
     settings = experiment.settings.resolve("demo", parse_assignments(options.set))
-    method = experiment.arm(options.arm).method(settings)
-    return above(stepper(experiment, method, options), 3)
+    method = method_of(experiment, options.arm, settings)
+    return above(stepper(experiment, method, options), 3) + method.held_bytes() / 2**20
 
 
 def above(step: Callable[[], None], times: int) -> float:

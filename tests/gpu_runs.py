@@ -43,6 +43,10 @@ EXPERIMENTS = {
         **{name: value for name, value in TRAINED.items() if name != "max_tokens"}, "passes_form": "recomputed",
     },
     "intra_distillation/regression": {name: value for name, value in TRAINED.items() if name != "max_tokens"},
+    "self_distillation/classification": {
+        **{name: value for name, value in TRAINED.items() if name != "max_tokens"},
+        "teacher_size": 2, "members": 2, "head_learning_rate": 0.01,
+    },
     "lssd/many_to_one": MULTILINGUAL,
     "lssd/one_to_many": MULTILINGUAL,
     "distilbert/masked_lm": {
@@ -62,6 +66,7 @@ DEMO = {
         "train_rows": 200, "updates": 6, "eval_every": 3, "student_layers": 1, "teacher_updates": 4,
         "downstream_rows": 32, "downstream_test_rows": 12, "downstream_epochs": 1, "vocab_size": 1000,
     },
+    "self_distillation": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
     "start_here": {"train_rows": 40, "updates": 4, "eval_every": 2},
 }  # fmt: skip
 SHAPE = {

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from kdutils.models.forward import counted_logits
-from kdutils.papers import distilbert, r_drop
-from kdutils.training.method import Method
+from kdutils.papers import distilbert, intra_distillation, r_drop, self_distillation
+from kdutils.papers.self_distillation.method import SDA, SDV
+from kdutils.training.method import Method, SquaredError
 from tests.tiny import HOME
 
 OPTIONS = argparse.Namespace(
@@ -61,6 +62,42 @@ def test_memory_is_counted_above_what_is_held_before(name, step_cost, gpu):
     first = step_cost.memory(paper, options)
     held = torch.zeros(2**22, device="cuda")  # 16 MB
     assert 0.01 < step_cost.memory(paper, options) == pytest.approx(first, rel=1e-3) and first < 16 and held.is_cuda
+
+
+def test_every_arm_with_a_method_of_its_own_is_measured_beside_its_floor(step_cost, monkeypatch):
+    monkeypatch.setattr(step_cost, "peak", lambda *_: 1.0)
+    monkeypatch.setattr(step_cost, "ratio", lambda *_: ([1.0, 1.0, 1.0], 1.0))
+    options = argparse.Namespace(**{**vars(OPTIONS), "set": ["teacher_size=2"]})
+    floors = {row["method"]: row["floor"] for row in step_cost.measure(self_distillation.EXPERIMENTS[0], options)}
+    taught = dict.fromkeys(("sda_1", "sda", "sda_all", "ema", "itself"), 4 / 3)
+    assert floors == pytest.approx({"baseline": 1.0, "sdv": 5 / 3, **taught})  # whose baseline has an ensemble beside
+    assert [row["method"] for row in step_cost.measure(r_drop.EXPERIMENTS[0], OPTIONS)] == ["r_drop"]
+
+
+def test_the_plain_step_is_that_of_the_baseline_alone(step_cost):
+    for experiment in (*self_distillation.EXPERIMENTS, *intra_distillation.EXPERIMENTS):
+        found = step_cost.method_of(experiment, "plain", experiment.settings.resolve("demo"))
+        assert type(found) is (SquaredError if experiment.name == "regression" else Method)
+
+
+@pytest.mark.parametrize("method", [SDA(3), SDV(3)], ids=["sda", "sdv"])
+def test_a_step_is_taught_by_earlier_selves_and_renews_them(method, step_cost):
+    take = step_cost.stepper(self_distillation.EXPERIMENTS[0], method, OPTIONS)
+    before = method.window.pushed
+    take()
+    assert len(method.window) == 3 and method.window.pushed == before + 1
+
+
+def test_what_a_method_holds_is_counted_too(step_cost, gpu):
+    gpu(9, 0)
+    options = argparse.Namespace(**{**vars(OPTIONS), "task": "classification"})
+    few, many = (
+        step_cost.memory(self_distillation, argparse.Namespace(**{**vars(options), "arm": "sdv", "set": [size]}))
+        for size in ("teacher_size=1", "teacher_size=33")
+    )
+    model = step_cost.make_model("classification", OPTIONS)
+    sets = 4 * sum(one.numel() for one in model.parameters()) / 2**20
+    assert many - few > 32 * sets > 0.1  # and what a forward pass of each takes
 
 
 def test_less_is_held_in_slices_than_at_once(step_cost, gpu, monkeypatch):

@@ -204,7 +204,8 @@ class _Outline:
         self.said = f"{address}: {known['source']}."
         train, validation, test = known["rows"]
         carved = min(CARVED_MOST, int(train * CARVED_SHARE))
-        return known if test else {**known, "rows": [train - carved, carved, validation or carved]}
+        whole = validation and test
+        return known if whole else {**known, "rows": [train - carved, carved, test or validation or carved]}
 
     def _assume(self, known: dict[str, Any], shape: dict[str, int]) -> None:
         """A few rows of the mean length for each split, in place of data that are not at hand."""
@@ -246,7 +247,7 @@ class _Outline:
 
     def _tokenizer(self) -> Any:
         """The one of the task; for a model that is not at hand one that is trained here on the same texts."""
-        name = self.settings.get("model") or self.settings.get("tokenizer") or ""
+        name = build.located(self.settings.get("model") or self.settings.get("tokenizer") or "")
         if self.given or not (self.config or name and not Path(name).is_dir()):
             return self.given or super()._tokenizer()
         texts = (str(text) for row in self.corpus.splits["train"] for text in row.values())
@@ -273,18 +274,19 @@ class _Outline:
     def model(self, seed: int) -> nn.Module:
         """A model of the right shape with random weights, the same one whoever asks."""
         if "model" not in self.known:
-            self.known["model"] = self._built(self.settings.get("model") or "")
+            self.known["model"] = self._model()
         return self.known["model"]
 
-    def _built(self, name: str) -> nn.Module:
-        if self.config or Path(name or UNTRAINED).is_dir():
+    def _model(self) -> nn.Module:
+        name = self.settings.get("model") or ""
+        if self.config or Path(build.located(name) or UNTRAINED).is_dir():
             kind = AutoModelForMaskedLM if self.kind == "masked_lm" else AutoModelForSequenceClassification
             return kind.from_config(self.config or build.load_config(name))
         if name not in ("", UNTRAINED, *FACTS["models"]):
             some = ", ".join(FACTS["models"])
             raise UserError(f"The shape of '{name}' is not known here: give its folder, or one of {some}.")
         if self.kind == "translation":
-            return self._model()
+            return super()._model()
         known = {"vocab_size": len(self.tokenizer), **FACTS["models"].get(name, {})}
         shape = {**self._shape(), **known, "max_length": max(512, self.settings.max_length)}
         if self.kind == "masked_lm":
@@ -476,6 +478,8 @@ def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool
     names = ("loss", "smoothed_loss", *(f"smoothed_loss_{one}" for one in s.get("languages", ())))
     for _ in range(3):  # evaluations in which nothing gets better: whoever is to teach does so afterwards
         method.after_evaluation(model, dict.fromkeys(names, 1.0), Step(1, 1, 0, False))
+    for _ in range(round(3 * method.passes)):  # updates: who is taught by earlier selves has one for each forward pass
+        method.after_update(model, Step(1, 1, 0, False))
     if trains:
         step, kept = _step(task, method, model, timed)
 
@@ -485,7 +489,8 @@ def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool
     runs = [
         lambda: (scores(task.validate, "validation"), experiment.extra_scores(task, model)),
         lambda: scores(task.test, "test"),
-        lambda: None if "downstream" in s else experiment.exam(trial, model),  # else `_exam` counts fine-tunings
+        # `_exam` counts fine-tunings; networks that an arm trains besides are not there to sit an exam
+        lambda: None if "downstream" in s or arm.besides(s) else experiment.exam(trial, model),
     ]
     costs, sentences = [], []
     for run in runs:
@@ -496,7 +501,9 @@ def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool
     networks = (model, *method.modules().values()) if trains else ()
     trained = sum(p.numel() for net in networks for p in net.parameters() if p.requires_grad)
     frozen = build.parameter_count(method.teacher) if method.teacher is not None else 0
-    gpu_gb = ASSUMED["context_gb"] + ASSUMED["fragments"] * (16 * trained + 4 * frozen + kept) / 1e9
+    gpu_gb = (
+        ASSUMED["context_gb"] + ASSUMED["fragments"] * (16 * trained + 4 * frozen + method.held_bytes() + kept) / 1e9
+    )
     return step.times(again), *costs, sentences, gpu_gb, model.config
 
 
@@ -515,7 +522,8 @@ def _arm(experiment: Experiment, arm: Arm, task: Any, timed: bool) -> ArmPlan:
         finetunings=sat * len(s.get("downstream", ())) * s.get("downstream_seeds", 0), train=step.times(batches),
         look=look.times(looks) + test.times(tests) + exam,
         exams=_exam(task, config, timed).times(sat) if sat else Cost(),
-        teachers=step.times(besides.get("updates", 0) / arm.method(s).passes), gpu_gb=gpu_gb,  # they learn plainly
+        teachers=step.times(besides.get("updates", 0) * recipe.accumulation / arm.method(s).passes),  # plain steps
+        gpu_gb=gpu_gb,
     )  # fmt: skip
 
 

@@ -76,6 +76,10 @@ class Method:
     def after_evaluation(self, model: nn.Module, scores: dict[str, float], step: Step) -> None:
         """Called after every evaluation: teachers are replaced here."""
 
+    def held_bytes(self) -> int:
+        """What the method holds on the device besides the networks that are trained and its `teacher`."""
+        return 0
+
     def state(self) -> dict[str, Any]:
         """What must be restored when a run goes on: nested containers of tensors and numbers."""
         return {}

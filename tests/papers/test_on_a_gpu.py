@@ -19,7 +19,13 @@ pytestmark = pytest.mark.gpu
 
 # by compute capability, which decides the precision: what goes on from a pause there
 IN_PIECES = {
-    "7.5": ["r_drop/translation", "seer_forcing/translation", "lssd/one_to_many", "intra_distillation/classification"],
+    "7.5": [
+        "r_drop/translation",
+        "seer_forcing/translation",
+        "lssd/one_to_many",
+        "intra_distillation/classification",
+        "self_distillation/classification",
+    ],
     "9.0": [
         "r_drop/classification",
         "lssd/many_to_one",

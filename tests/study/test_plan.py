@@ -12,7 +12,7 @@ import torch
 
 from kdutils import runner
 from kdutils.core.errors import UserError
-from kdutils.papers import distilbert, lssd, r_drop
+from kdutils.papers import distilbert, lssd, r_drop, self_distillation
 from kdutils.study import plan
 from kdutils.study.experiment import resolve
 from kdutils.study.plan import GPUS, Cost, Meter, planned
@@ -165,6 +165,47 @@ def test_an_arm_whose_teachers_are_trained_first_counts_them():
     assert individual.train.flops / base.train.flops == pytest.approx(4 / 3)
 
 
+FINE_TUNED = self_distillation.EXPERIMENTS[0]
+
+
+@pytest.fixture(scope="module")
+def fine_tuned() -> plan.Plan:
+    changes = {"train_rows": 40, "validation_rows": 20, "test_rows": 20, "updates": 10, "accumulation": 2}
+    settings = resolve([FINE_TUNED], "demo", {**changes, "teacher_size": 4, "members": 3})["classification"]
+    return planned(FINE_TUNED, settings, 3, [arm.name for arm in FINE_TUNED.arms], timed=False)
+
+
+def test_earlier_selves_cost_a_forward_pass_each_and_an_average_of_them_one(fine_tuned):
+    base = of_arm(fine_tuned, "baseline").train.flops
+    for name, passes in {"sda_1": 4, "sda": 4, "sda_all": 4, "ema": 4, "itself": 4, "sdv": 3 + 4, "members": 3}.items():
+        assert of_arm(fine_tuned, name).train.flops / base == pytest.approx(passes / 3, abs=0.01), name
+    assert of_arm(fine_tuned, "frozen").train.flops / base == pytest.approx(1 / 3, abs=0.02)  # no way back through it
+
+
+def test_the_members_of_an_ensemble_are_counted_and_not_trained(fine_tuned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = resolve([FINE_TUNED], "demo", {"updates": 10, "accumulation": 2, "members": 3})["classification"]
+    members = of_arm(planned(FINE_TUNED, settings, 1, ["members"], timed=False), "members")
+    assert members.teachers.flops == pytest.approx(2 * members.train.flops) and not list(tmp_path.iterdir())
+
+
+def test_the_memory_of_earlier_selves_is_counted(fine_tuned):
+    """Of P parameters: K + 1 sets of 4 bytes, and for an average a sum of 8 and the teacher; for K = 1 no sum."""
+    task = FINE_TUNED.task(resolve([FINE_TUNED], "demo", {"train_rows": 40})["classification"])
+    model = task.model(1)
+    size = sum(one.numel() for one in model.parameters())
+    held = {"baseline": 8 + 2 * 4, "sda_1": 3 * 4, "sda": 6 * 4 + 8, "sda_all": 2 * 4 + 8, "sdv": 5 * 4, "ema": 2 * 4}
+    for name, wanted in {**held, "itself": 0, "members": 0}.items():
+        method = FINE_TUNED.arm(name).method(task.settings.changed(teacher_size=4))
+        method.attach(model)
+        assert method.held_bytes() == wanted * size, name
+    assert of_arm(fine_tuned, "sda").gpu_gb - of_arm(fine_tuned, "itself").gpu_gb >= 1.2 * 32 * size / 1e9 > 0.005
+
+
+def test_the_demos_encoder_is_counted_in_its_own_shape(fine_tuned):
+    assert fine_tuned.width == 128 and of_arm(fine_tuned, "baseline").passes == pytest.approx(20 / 3)
+
+
 @pytest.mark.usefixtures("few_questions")
 def test_exams_and_a_teacher_that_is_trained_once_are_counted():
     experiment = distilbert.EXPERIMENTS[0]
@@ -211,6 +252,12 @@ def test_a_missing_split_is_made_as_the_corpora_make_it():
         "train": 67_349 - 1000,
         "validation": 1000,
         "test": 872,
+    }
+    imdb = plan._outline(FINE_TUNED.task, resolve([FINE_TUNED], "paper")["classification"])  # which has a test split
+    assert {split: size.rows for split, size in imdb.split_sizes.items()} == {
+        "train": 24_000,
+        "validation": 1000,
+        "test": 25_000,
     }
 
 
@@ -280,7 +327,14 @@ def test_a_study_preset_fits_its_time_and_its_memory(studies, name):
 
 @pytest.mark.parametrize("name", runner.names())
 def test_a_study_preset_does_what_its_paper_needs(studies, name):
-    least = {"r_drop": 3.0, "seer_forcing": 3.0, "lssd": 15.0, "distilbert": 1.0, "intra_distillation": 3.0}[name]
+    least = {
+        "r_drop": 3.0,
+        "seer_forcing": 3.0,
+        "lssd": 15.0,
+        "distilbert": 1.0,
+        "intra_distillation": 3.0,
+        "self_distillation": 6.0,  # the epochs of its Figure 5
+    }[name]
     for task, found in studies[name].items():
         (experiment,) = [one for one in runner.load(name).EXPERIMENTS if one.name == task]
         settings = resolve([experiment], "study")[task]

@@ -58,6 +58,9 @@ class SelfEnsemble(Method):
             self.mean.write(self.flat.data)
         return quality(self.ensemble, batches, "ensemble")
 
+    def held_bytes(self) -> int:
+        return sum(one.nbytes for one in (self.flat.data, self.latest.data, self.mean.total))
+
     def state(self) -> dict[str, Any]:
         return {"total": self.mean.total, "count": self.mean.count}
 
@@ -146,6 +149,9 @@ class SDA(Averaging):
     def state(self) -> dict[str, Any]:
         return self.window.state()
 
+    def held_bytes(self) -> int:
+        return self.window.bytes() + self.flat.data.nbytes
+
     def restore(self, state: dict[str, Any]) -> None:
         self.window.restore(state)
         if len(self.window):
@@ -192,6 +198,9 @@ class SDV(SelfDistillation):
     def extra_scores(self, model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
         return {}
 
+    def held_bytes(self) -> int:
+        return self.window.bytes()
+
     def state(self) -> dict[str, Any]:
         return self.window.state()
 
@@ -226,6 +235,9 @@ class EMA(Averaging):
         decay = min(self.decay, (1 + step.update) / (10 + step.update))
         self.latest.take(model)
         self.flat.data.lerp_(self.latest.data, 1 - decay)
+
+    def held_bytes(self) -> int:
+        return self.flat.data.nbytes + self.latest.data.nbytes
 
     def state(self) -> dict[str, Any]:
         return {"average": self.flat.data}
