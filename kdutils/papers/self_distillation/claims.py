@@ -94,8 +94,9 @@ BED = (PLATEAU, CAN)
 FIGURE = "Figure 4, digitised: 1,500 rows of SNLI, ten data orders"
 CLAIMS = (
     Claim("S7", "Over data orders from one start, self-distillation (K = 1) has a higher test accuracy than "
-          "fine-tuning.", gain(), paper="median 74.90 against 73.21 %", source=FIGURE, unit="accuracy", published=0.0169, needs=BED,
-          rank="headline", words="with K = 1 against fine-tuning", scale="the paper's test set has 9,824 rows"),
+          "fine-tuning.", gain(), paper="median 74.90 against 73.21 %", source=FIGURE, unit="accuracy",
+          published=0.0169, needs=BED, rank="headline", words="with K = 1 against fine-tuning",
+          scale="the paper's test set has 9,824 rows"),
     Claim("S7s", "Over data orders from one start, self-distillation (K = 1) scatters less: its distances from the "
           "median are smaller.", less_scatter(OURS), paper="interquartile range 0.46 against 0.70 %", source=FIGURE,
           unit="accuracy", better="<", published=-0.0012, needs=(*BED, ORDERS), rank="table",
@@ -116,7 +117,8 @@ CLAIMS = (
           source="Table 3; rests on differences of 0.06 to 0.3 points", unit="accuracy", published=0.0009, needs=BED,
           rank="table"),
     Claim("S1", "Self-distillation saves test errors of fine-tuning.", _errors_saved(OURS),
-          paper="6.26 % on average over five sets", source="Table 3, single runs", unit="of the errors", published=0.0626, needs=BED),
+          paper="6.26 % on average over five sets", source="Table 3, single runs", unit="of the errors",
+          published=0.0626, needs=BED),
     Claim("S2", "The vote of four models beats a single one.", _within("members", "test_vote_accuracy",
           "test_member_accuracy"), paper="5.44 % of the errors", source="Table 3", unit="accuracy", needs=BED),
     Claim("S2a", "The average of the parameters of four models beats a single one.", _within(
