@@ -217,6 +217,28 @@ def test_a_pretrained_start_has_values_of_its_own_where_the_preset_starts_from_s
     assert START.resolve("demo", {"model": ""}).digest == START.resolve("demo").digest != started.digest
 
 
+def test_the_demos_encoder_is_no_pretrained_start_that_the_values_are_for():
+    """Where a preset starts from the demo's encoder, its values are for that; another start has those for it."""
+    table = START.extended(model={"demo": "demo", "grammar": "demo", "small": "other"})
+    for preset in ("demo", "grammar"):
+        own = table.resolve(preset)
+        assert (own.model, own.rate, own.updates, own.pretrained, own.note) == ("demo", 0.1, 10, (), "")
+        assert table.resolve(preset, {"model": "demo"}).digest == own.digest
+        started = table.resolve(preset, {"model": "x"})
+        assert (started.model, started.rate, started.updates) == ("x", 0.01, 7)
+        assert started.note == "A pretrained start has values of its own: updates = 7, rate = 0.01."
+        assert table.resolve(preset, {"model": "x", "rate": 0.1}).rate == 0.1
+        scratch = table.resolve(preset, {"model": ""})
+        assert (scratch.model, scratch.rate, scratch.pretrained) == ("", 0.1, ())
+    assert table.resolve("small", {"model": "x"}).rate == 0.1  # its values are for a pretrained start already
+    assert table.resolve("small", {"model": "demo"}).rate == 0.1
+
+
+def test_the_demos_encoder_in_the_place_of_no_start_leaves_the_values():
+    started = START.resolve("demo", {"model": "demo"})
+    assert (started.model, started.rate, started.updates, started.note) == ("demo", 0.1, 10, "")
+
+
 def test_what_is_overridden_wins_over_a_pretrained_start_also_by_the_value_of_the_preset():
     chosen = START.resolve("demo", {"model": "x", "rate": 0.1})
     assert (chosen.rate, chosen.updates, chosen.overrides) == (0.1, 7, {"model": "x", "rate": 0.1})

@@ -124,6 +124,25 @@ def test_a_file_that_may_not_be_read(classification_folder, monkeypatch):
     assert "no folder" in refusal("~nobody-of-this-name/data")
 
 
+def test_the_columns_of_sick_are_a_pair_and_its_label(tmp_path):
+    """As the hub has them, among others that begin alike."""
+    rows = [
+        {
+            "id": str(n), "sentence_A": f"A dog runs {n} times.", "sentence_B": f"A cat sleeps {n} hours.",
+            "label": n % 3, "relatedness_score": 1 + n % 4, "entailment_AB": "A_neutral_B",
+            "entailment_BA": "B_neutral_A", "sentence_A_original": "A dog.", "sentence_B_original": "A cat.",
+            "sentence_A_dataset": "FLICKR", "sentence_B_dataset": "FLICKR",
+        }
+        for n in range(9)
+    ]  # fmt: skip
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"sick/{split}.jsonl", rows)
+    corpus = load_corpus(tmp_path / "sick", "classification")
+    assert corpus.labels == ("0", "1", "2")
+    pairs_ = [{"text": row["sentence_A"], "text_b": row["sentence_B"], "label": row["label"]} for row in rows]
+    assert corpus.splits["train"] == pairs_
+
+
 def test_a_broken_set_does_not_hide_the_others(classification_folder, tmp_path):
     write(tmp_path / "broken/train.jsonl", ["{"])
     (tmp_path / "pictures").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -12,11 +13,14 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertForPreTraining,
 )
 
 from kdutils.core.errors import UserError
 from kdutils.data.batches import collate_translation, load_tokenizer
+from kdutils.data.corpora import load_corpus
+from kdutils.data.tokens import MASK
 from kdutils.models import build, forward
 from tests import tiny
 from tests.tiny import assert_same_weights, one_sentence
@@ -281,6 +285,65 @@ def test_code_in_the_folder_of_a_model_is_never_run(tmp_path, monkeypatch):
         assert "trust_remote_code" not in one_sentence(caught.value)
     build.pretrained(edited(tmp_path, model_type="bert"), "masked_lm")  # the library's own class is there
     assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------- the encoder that comes with the package
+
+
+def digest_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_demos_encoder_is_small_and_whole_and_has_its_record():
+    files = {path.name: path for path in build.DEMO.iterdir()}
+    assert files.keys() == {
+        "config.json", "model.safetensors", "record.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert sum(path.stat().st_size for path in files.values()) <= 2 * 2**20
+    record = json.loads(files["record.json"].read_text())
+    assert record["weights"] == {f"model/{name}": digest_of(files[name]) for name in files if name != "record.json"}
+    assert record["settings"]["width"] == 128 and record["minutes"] > 0 and record["provenance"]["versions"]["torch"]
+    evaluations = [row for row in record["history"] if row["kind"] == "eval"]
+    assert evaluations[-1]["update"] == record["settings"]["updates"]
+    assert evaluations[-1]["accuracy"] > 0.6 and evaluations[-1]["loss"] < evaluations[0]["loss"]
+
+
+def test_plain_transformers_load_the_demos_encoder():
+    net, ours = AutoModelForMaskedLM.from_pretrained(build.DEMO), build.pretrained("demo", "masked_lm")
+    assert {p.dtype for p in net.parameters()} == {torch.float16}  # as it is kept
+    assert_same_weights(net.float(), ours)
+    tokenizer = AutoTokenizer.from_pretrained(build.DEMO)
+    assert tokenizer("The old baker sings.")["input_ids"] == load_tokenizer("demo")("The old baker sings.")["input_ids"]
+    assert build.parameter_count(ours) == json.loads((build.DEMO / "record.json").read_text())["parameters"]
+
+
+def test_the_demos_encoder_is_had_by_its_name_without_a_network(monkeypatch):
+    monkeypatch.setattr("socket.socket", lambda *_, **__: pytest.fail("asked the network"))
+    assert build.located("demo") == str(build.DEMO) and build.located("bert-base-uncased") == "bert-base-uncased"
+    assert build.load_config("demo").hidden_size == 128
+    notes = []
+    net = build.pretrained("demo", "classification", ("no", "yes", "so so"), dropout=0.0, notes=notes)
+    filler = build.pretrained("demo", "masked_lm")
+    for one in (net, filler):
+        assert {p.dtype for p in one.parameters()} == {torch.float32}
+        assert_same_weights(one.bert.encoder, filler.bert.encoder)
+    assert net.classifier.out_features == 3 and net.config.hidden_dropout_prob == 0.0
+    (note,) = notes
+    assert note.startswith("The classification head is a new one (bert.pooler.dense.bias, ")
+    with pytest.raises(UserError, match="no weights for"):
+        build.pretrained("demo", "classification")  # nobody has trained a head
+    with pytest.raises(UserError, match="'demo' could not be loaded"):
+        build.pretrained("demo", "translation")
+
+
+def test_the_demos_tokenizer_reads_the_grammar_and_fits_the_encoder():
+    tokenizer, texts = load_tokenizer("demo"), []
+    for task in ("text", "classification"):
+        corpus = load_corpus("demo", task, rows={"train": 100, "validation": 1, "test": 1})
+        texts += [row["text"] for row in corpus.splits["train"]]
+    ids = [one for text in texts for one in tokenizer(text)["input_ids"]]
+    assert len(tokenizer) == build.load_config("demo").vocab_size > max(ids) and tokenizer.unk_token_id not in ids
+    assert tokenizer.mask_token_id == MASK and tokenizer.pad_token_id == build.PAD
 
 
 def test_memory_can_be_freed_at_any_time(monkeypatch):

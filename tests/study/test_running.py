@@ -186,10 +186,12 @@ def test_a_folder_of_another_project_by_the_same_name_has_runs_of_its_own(transl
         ("demo", "demo"), ("hub:owner/name", "hub:owner/name"), ("bert-base-uncased", "bert-base-uncased"), ("", ""),
         ("there", "{here}/there"), ("hub:./there", "hub:{here}/there"), (["there", "demo"], ["{here}/there", "demo"]),
         ("there/{pair}", "{here}/there/{pair}"), ("hub:owner/{pair}", "hub:owner/{pair}"), (7, 7),
+        ("./demo", "{here}/demo"),
     ],
 )  # fmt: skip
 def test_settings_that_name_a_folder_are_absolute(typed, meant, tmp_path, monkeypatch):
-    (tmp_path / "there").mkdir()
+    for name in ("there", "demo"):  # the latter is not the corpus and the encoder that come with the package
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     fill = lambda value: value.replace("{here}", str(tmp_path)) if isinstance(value, str) else value  # noqa: E731
     assert absolute(typed) == ([fill(one) for one in meant] if isinstance(meant, list) else fill(meant))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from kdutils.core.errors import UserError
+from kdutils.core.errors import Paused, UserError
 from kdutils.core.machine import choose_precision
-from kdutils.models.build import masked_lm, translation_model
+from kdutils.data.batches import Batches, collate_classification
+from kdutils.models.build import classifier, masked_lm, translation_model
 from kdutils.models.forward import counted_logits
 from kdutils.papers.r_drop.method import RDrop
-from kdutils.training.loop import SCHEDULES, Recipe, fit
+from kdutils.training.loop import SCHEDULES, Recipe, _groups, fit
 from kdutils.training.method import Method
 from tests import tiny
 from tests.tiny import Averaged, InOrder, assert_same_weights, fitted, one_sentence, recipe
@@ -205,6 +207,8 @@ def test_the_loop_asks_with_the_width_of_its_model(kind, wide, monkeypatch):
         ({"checkpoint_every": 0}, "checkpoint_every is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"head_learning_rate": -1e-3}, "head_learning_rate is -0.001"),
+        ({"head_learning_rate": math.inf}, "head_learning_rate is inf"),
         ({"clip": -1.0}, "clip is -1"),
         ({"warmup": -1}, "warmup is -1"),
         ({"learning_rate": math.inf}, "learning_rate is inf"),
@@ -275,3 +279,95 @@ def test_frozen_parameters_stay_and_shared_ones_are_trained_once():
     plain.model.encoder.layers[0].fc1.weight.requires_grad_(False)
     fit(plain, Method(), tiny.batches(), recipe(updates=3))
     assert_same_weights(net, plain)
+
+
+# ---------------------------------------------------------------- a head with a learning rate of its own
+
+
+def an_encoder():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return classifier(tiny.VOCABULARY, ("no", "yes"), width=16, layers=1, heads=2, feedforward=16)
+
+
+def texts() -> Batches:
+    rows = [{"input_ids": [1, 5 + n % 7, 9, 2][: 3 + n % 2], "label": n % 2} for n in range(20)]
+    return Batches(rows, collate_classification(), batch_size=5)
+
+
+def tuned(folder=None, net=None, until=None, **changes):
+    """An encoder that is fine-tuned, on the CPU and from one random state."""
+    net = net or an_encoder()
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        result = fit(net, Method(), texts(), recipe(updates=6, **changes), folder=folder, until=until)
+    result.model = net
+    return result
+
+
+def test_the_head_is_what_lies_outside_the_encoder():
+    net = an_encoder()
+    groups = _groups(list(net.parameters()), net, Recipe(learning_rate=0.01, head_learning_rate=0.2, weight_decay=0.5))
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    found = [([names[id(one)] for one in group["params"]], group["lr"], group["weight_decay"]) for group in groups]
+    assert found[2:] == [(["classifier.weight"], 0.2, 0.5), (["classifier.bias"], 0.2, 0.0)]
+    encoder = [name for name, _ in net.named_parameters() if name.startswith("bert.")]  # the pooler is part of it
+    matrices = [name for name in encoder if net.get_parameter(name).ndim > 1]
+    assert found[:2] == [(matrices, 0.01, 0.5), ([name for name in encoder if name not in matrices], 0.01, 0.0)]
+
+
+def test_without_a_rate_of_its_own_the_head_is_grouped_as_ever():
+    net = an_encoder()
+    parameters = list(net.parameters())
+    groups = _groups(parameters, net, Recipe(learning_rate=0.01, weight_decay=0.5))
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
+    assert [[id(p) for p in group["params"]] for group in groups] == [[*map(id, matrices)], [*map(id, vectors)]]
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.01, 0.5), (0.01, 0.0)]
+    assert_same_weights(tuned().model, tuned(head_learning_rate=0.01).model)  # the rate of all, which is tiny's
+
+
+def test_a_head_learns_at_its_own_rate_and_a_frozen_encoder_not_at_all():
+    slow = tuned(learning_rate=0.0, head_learning_rate=0.1, clip=0.0).model
+    fast = tuned(head_learning_rate=0.1).model
+    start = an_encoder()
+    assert_same_weights(slow.bert, start.bert)
+    assert not torch.equal(slow.classifier.weight, start.classifier.weight)
+    assert not torch.equal(fast.bert.pooler.dense.weight, start.bert.pooler.dense.weight)
+    net = an_encoder()
+    net.bert.requires_grad_(False)
+    assert_same_weights(tuned(net=net, head_learning_rate=0.1, clip=0.0).model, slow)
+
+
+def test_a_model_without_a_head_of_its_own_has_one_rate():
+    """A translator projects onto the words by the matrix that embeds them."""
+    net = tiny.model()
+    groups = _groups(list(net.parameters()), net, Recipe(head_learning_rate=0.2, learning_rate=0.01))
+    assert [group["lr"] for group in groups] == [0.01, 0.01]
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_schedule_scales_both_rates(schedule):
+    rates = []
+
+    def look(optimizer, *_):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        result = tuned(schedule=schedule, head_learning_rate=0.2, log_every=1)
+    finally:
+        handle.remove()
+    assert len(rates) == 6 and rates[3] == pytest.approx([0.01, 0.01, 0.2, 0.2])  # warmed up
+    for encoder, same, head, its in rates:
+        assert encoder == same and head == its == pytest.approx(20 * encoder)
+    assert result.history[0]["learning_rate"] == pytest.approx(rates[1][0])  # the encoder's is the one written down
+
+
+def test_a_run_with_two_rates_that_stopped_goes_on_to_the_same_numbers(tmp_path):
+    whole = tuned(tmp_path / "whole", head_learning_rate=0.2, checkpoint_every=9)
+    with pytest.raises(Paused):
+        tuned(tmp_path / "pieces", head_learning_rate=0.2, checkpoint_every=9, until=time.monotonic())
+    pieces = tuned(tmp_path / "pieces", head_learning_rate=0.2, checkpoint_every=9)
+    assert pieces.resumed_at == 1 and tiny.timeless(pieces.history) == tiny.timeless(whole.history)
+    assert_same_weights(pieces.model, whole.model)
