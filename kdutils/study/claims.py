@@ -250,7 +250,7 @@ def on_beds(
 def bed_name(records: Sequence[Record]) -> str:
     """What the bed of some records is called: by its corpus, the embedded one by its preset."""
     corpus, preset = records[0]["provenance"].get("data", {}).get("corpus", "demo"), records[0]["preset"]
-    return preset if corpus == "demo" else corpus if preset in BEDS else f"{corpus}, {preset}"
+    return preset if corpus.partition(":")[0] == "demo" else corpus if preset in BEDS else f"{corpus}, {preset}"
 
 
 def sentence(graded: Sequence[tuple[str, Grade]]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +152,22 @@ def free_path(record: Record, results: str | Path = HOME / "results") -> Path:
 
 
 def keep(record: Record, results: str | Path = HOME / "results") -> Path:
-    """Copies a record into the store, its training curves thinned to the evaluations. Never replaces one.
+    """Copies a record into the store, with all evaluations and a few lines of the training. Never replaces one.
 
     Raises UserError when a record of these settings and this seed is there already.
     """
     path = free_path(record, results)
-    arms = {
-        name: {**arm, "history": [row for row in arm["history"] if row["kind"] == "eval"]}
-        for name, arm in record["arms"].items()
-    }
+    arms = {name: {**arm, "history": thinned(arm["history"])} for name, arm in record["arms"].items()}
     write_json(path, {**record, "arms": arms})
     return path
+
+
+def thinned(history: Sequence[Mapping[str, Any]], most: int = 20) -> list[Mapping[str, Any]]:
+    """A history with all of its evaluations, but at most so many lines of the training, evenly spaced to the last."""
+    lines = [row["update"] for row in history if row["kind"] == "train"]
+    few = min(most, len(lines))
+    kept = {lines[-1 - number * len(lines) // few] for number in range(few)}
+    return [row for row in history if row["kind"] == "eval" or row["update"] in kept]
 
 
 def for_claim(

@@ -1,5 +1,6 @@
 """The store of records: arms of equal settings add up, other data stays apart, what is no record is named."""
 
+import itertools
 import json
 
 import pytest
@@ -206,6 +207,19 @@ def test_a_claim_is_graded_on_every_bed_that_has_records():
         "captions: 0.0 [-2.5, 2.5] BLEU at equal updates (inconclusive)"
     )
     assert claims.on_beds([GAIN], [], "translation") == [] and "Nothing" in claims.sentence([])
+
+
+@pytest.mark.parametrize("lines", [0, 1, 19, 20, 21, 400])
+def test_a_record_keeps_every_evaluation_and_a_few_lines_of_the_training(lines):
+    history = [{"kind": "train", "update": 10 * (n + 1)} for n in range(lines)]
+    history += [{"kind": "eval", "update": 7 * n} for n in range(60)]
+    found = results.thinned(history)
+    assert [row for row in found if row["kind"] == "eval"] == history[lines:]
+    kept = [row["update"] for row in found if row["kind"] == "train"]
+    assert len(kept) == min(lines, 20) and kept == sorted(set(kept))
+    assert not lines or kept[-1] == 10 * lines
+    gaps = {after - before for before, after in itertools.pairwise(kept)}
+    assert not gaps or max(gaps) - min(gaps) <= 10
 
 
 def test_the_trials_are_the_tuning_seeds_best_first():

@@ -27,10 +27,10 @@ class Flat:
         parameters = dict(model.named_parameters())  # tied ones once
         one = next(iter(parameters.values()))
         sizes = [parameter.numel() for parameter in parameters.values()]
-        self.data = torch.zeros((copies, sum(sizes)) if copies else (sum(sizes),), device=one.device)
+        self.data = one.new_zeros((copies, sum(sizes)) if copies else (sum(sizes),))
         pieces = self.data.split(sizes, dim=-1)
         self.views = {
-            name: piece.view(*self.data.shape[:-1], *parameter.shape)
+            name: piece.view((*self.data.shape[:-1], *parameter.shape))
             for (name, parameter), piece in zip(parameters.items(), pieces, strict=True)
         }
 
@@ -49,19 +49,29 @@ class Mean:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.total, self.count = torch.zeros(size, dtype=torch.float64, device=device), 0
+        place = "cpu" if device.type == "mps" else device  # Apple's GPU has no float64
+        self.total, self.count = torch.zeros(size, dtype=torch.float64, device=place), 0
 
     def add(self, flat: Tensor) -> None:
-        self.total += flat
+        for total, one in _pieces(self.total, flat):
+            total += one.to(total.device)
         self.count += 1
 
     def remove(self, flat: Tensor) -> None:
-        self.total -= flat
+        for total, one in _pieces(self.total, flat):
+            total -= one.to(total.device)
         self.count -= 1
 
     def write(self, flat: Tensor) -> None:
         """The mean, rounded once."""
-        flat.copy_(self.total / self.count)
+        for total, one in _pieces(self.total, flat):
+            one.copy_(total / self.count)
+
+
+def _pieces(total: Tensor, flat: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both in pieces that a CPU's cache holds, where a sum of two types is made in another copy; on a GPU in one."""
+    size = 2**17 if flat.device.type == "cpu" else max(flat.numel(), 1)
+    return zip(total.split(size), flat.split(size), strict=True)
 
 
 class Window:
