@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kdutils.study import measures
 from kdutils.study.claims import Claim, Need
-from kdutils.study.measures import Values, from_history, paired, peak_inside, plateau, sweep_setting, value
+from kdutils.study.measures import Values, from_history, paired, peak_inside, sweep_setting, value
 
 OURS, ACCURACY = "sda_1", "test_accuracy"
 
@@ -81,15 +81,16 @@ def _step_ratio(records: list[dict]) -> Values:
                   operator.truediv)  # fmt: skip
 
 
-PLATEAU = Need("fine-tuning has reached its plateau: in the last fifth its validation accuracy moves by less than 0.02",
-               plateau("baseline", "accuracy"), "<", 0.02, "accuracy", "train longer")  # fmt: skip
+TURN = Need("fine-tuning has used up its data: the rise of its validation loss after its minimum", lambda records:
+            from_history(records, "baseline", "loss", lambda curve: curve[-1] - min(curve)), bound=0.05, unit="nats",
+            remedy="train longer")  # fmt: skip
 CAN = Need("fine-tuning is well above chance: Matthews' correlation on the test set", lambda records: value(
     records, "baseline", "test_matthews"), bound=0.3, remedy="more rows, or an encoder that knows more")  # fmt: skip
 ORDERS = Need("there are ten data orders: how many", lambda records: dict.fromkeys(
     value(records, "baseline", ACCURACY), float(len(records))), ">=", 10.0, "orders", "more seeds")  # fmt: skip
 LARGE = Need("the model is BERT-large: its parameters", lambda records: value(records, "baseline", "parameters"),
              bound=3e8, remedy="model=bert-large-uncased on a GPU")  # fmt: skip
-BED = (PLATEAU, CAN)
+BED = (TURN, CAN)
 
 FIGURE = "Figure 4, digitised: 1,500 rows of SNLI, ten data orders"
 CLAIMS = (
