@@ -116,7 +116,8 @@ def test_without_a_teacher_or_a_weight_it_is_the_cross_entropy_bit_for_bit(loss,
     z, targets, mask = example(2, (3, 4), 6)
     z, options = z.to(dtype), {"epsilon": 0.1, "convention": "others", "reduction": reduction}
     expected = run(label_smoothed_nll, z[0], targets, mask=mask, **options)
-    for teacher, weight in ((None, 1.0), (None, 0.0), (z[1:] if loss is sdv_loss else z[1], 0.0)):
+    senseless = torch.full_like(z[1:] if loss is sdv_loss else z[1], math.nan)  # with no weight nobody looks at it
+    for teacher, weight in ((None, 1.0), (None, 0.0), (senseless, 0.0)):
         found = run(lambda o, t, **o_: loss(o, teacher, t, weight, mask, **o_), z[0], targets, **options)  # noqa: B023
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
