@@ -25,8 +25,8 @@ def vote(logits: Tensor) -> Tensor:
 def average_parameters(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Eq. (3): the mean of every parameter of K models, as `load_state_dict` takes it.
 
-    All of them, the classifier too. The sum is taken in float64; what is no floating-point number is the first
-    model's. Raises UserError for no model, or for models of other shapes.
+    All of them, the classifier too. The sum is taken in float64 on the CPU (Apple's GPU has none); what is no
+    floating-point number is the first model's. Raises UserError for no model, or for models of other shapes.
     """
     if not states:
         raise UserError("There is no model to average: give at least one.")
@@ -36,7 +36,7 @@ def average_parameters(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tens
 
     def mean(name: str, first: Tensor) -> Tensor:
         # 1/K sum_k theta_k
-        return sum(state[name].double() for state in states).div(len(states)).to(first.dtype)
+        return sum(state[name].cpu().double() for state in states).div(len(states)).to(first)
 
     return {name: mean(name, one) if one.is_floating_point() else one for name, one in states[0].items()}
 
