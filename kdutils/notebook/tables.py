@@ -160,7 +160,9 @@ def folded(shown: Shown, summary: str) -> Shown:
 
 def trials_table(trials: Sequence[Mapping[str, Any]], title: str) -> Shown:
     """The trials by which settings were chosen (`results.trials`), folded."""
-    frame = pd.DataFrame(trials).round(2).astype(object)
+    frame = pd.DataFrame(trials)
+    sizes = frame.select_dtypes("number").abs().max()
+    frame = frame.round({name: 2 if size >= 1 else 4 for name, size in sizes.items()}).astype(object)
     frame = frame.where(frame.notna(), "as the preset")
     return folded(Shown(frame.to_html(index=False, escape=True), frame.to_string(index=False)), title)
 

@@ -216,3 +216,9 @@ def test_trials_are_folded_and_what_was_not_changed_is_as_the_preset():
     page = html_of(shown)
     assert page.startswith("<details><summary>2 trials</summary><table") and "20.52" in page and "as the preset" in page
     assert repr(shown).startswith("2 trials\n")
+
+
+def test_small_numbers_of_trials_keep_their_digits():
+    trials = [{"arm": "baseline", "learning_rate": 2e-4, "validation_accuracy": 0.7412}, {"arm": "baseline"}]
+    page = html_of(tables.trials_table(trials, "2 trials"))
+    assert "0.0002" in page and "0.7412" in page
