@@ -281,7 +281,8 @@ class _Outline:
         name = self.settings.get("model") or ""
         if self.config or Path(build.located(name) or UNTRAINED).is_dir():
             kind = AutoModelForMaskedLM if self.kind == "masked_lm" else AutoModelForSequenceClassification
-            return kind.from_config(self.config or build.load_config(name))
+            # trained in float32, whatever it is kept in
+            return kind.from_config(self.config or build.load_config(name), dtype=torch.float32)
         if name not in ("", UNTRAINED, *FACTS["models"]):
             some = ", ".join(FACTS["models"])
             raise UserError(f"The shape of '{name}' is not known here: give its folder, or one of {some}.")

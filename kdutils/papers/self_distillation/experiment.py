@@ -161,7 +161,8 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     """
     if trial.arm != "members":
         return {}
-    models = [model, *(_member(trial, number) for number in range(1, trial.settings.members))]
+    others = (_member(trial, number) for number in range(1, trial.settings.members))
+    models = [model, *(one.to(model.device) for one in others)]
     mean = trial.task.member(0)
     mean.load_state_dict(average_parameters([one.state_dict() for one in models]))
     with evaluation_context(trial.settings.precision, model):

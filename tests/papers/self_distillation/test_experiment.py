@@ -197,7 +197,8 @@ def test_every_arm_ends_with_finite_numbers(arms):
         assert len(numbers) > 20 and all(map(math.isfinite, numbers)), name
         assert arm["metrics"]["updates"] == 4 and arm["metrics"]["parameters"] > 500_000
         evaluations = [row for row in arm["history"] if row["kind"] == "eval"]
-        assert len(evaluations) == 2 and all({"train_loss", "train_accuracy"} <= row.keys() for row in evaluations)
+        known = {"train_loss", "train_accuracy", "train_logit_spread"}
+        assert len(evaluations) == 2 and all(known <= row.keys() for row in evaluations)
         assert {"test_accuracy", "last_test_accuracy", "validation_accuracy"} <= arm["metrics"].keys()
 
 
