@@ -64,9 +64,9 @@ SETTINGS = Classification.settings_table.extended(
     weight_decay={"demo": 0.01, "study": 0.01, "paper": 0.01, "source": "as official BERT: 0.01"},
     clip={"demo": 1.0, "study": 1.0, "paper": 1.0, "source": "as official BERT: 1"},
     dropout={"source": f"{SETUP}: 0.1"},
-    updates={"demo": 200, "grammar": 400, "small": 376, "study": 564, "paper": 9375,
+    updates={"demo": 150, "grammar": 400, "small": 376, "study": 564, "paper": 9375,
              "source": "Figure 5, IMDb: 6 epochs"},
-    warmup={"demo": 20, "grammar": 40, "small": 38, "study": 56, "paper": 938, "source": f"{SETUP}: a tenth"},
+    warmup={"demo": 15, "grammar": 40, "small": 38, "study": 56, "paper": 938, "source": f"{SETUP}: a tenth"},
     eval_every={"demo": 25, "grammar": 50, "small": 94, "study": 94, "paper": 0, "source": "Figure 5: once an epoch"},
     log_every={"demo": 5, "grammar": 10, "study": 20},
 )  # fmt: skip
