@@ -169,7 +169,8 @@ class _Confidence(Formula):
     def __init__(self, nll: Formula, teacher: Tensor, selected: Tensor, alpha: float, elsewhere: float) -> None:
         self.nll, self.teacher, self.alpha, self.check = nll, teacher, alpha, nll.check
         # w_t, the weight of the labels, on the selected words and elsewhere: (N,)
-        self.labels = torch.where(selected, torch.tensor(1.0 - alpha, dtype=torch.float64), elsewhere)
+        weights = torch.full(selected.shape, elsewhere, dtype=torch.float64, device=selected.device)
+        self.labels = weights.masked_fill_(selected, 1.0 - alpha)
         # the row of the teacher at each selected position, -1 elsewhere: (N,)
         self.row = torch.where(selected, selected.cumsum(0) - 1, -1)
 
