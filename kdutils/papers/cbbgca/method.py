@@ -41,6 +41,7 @@ class JointTraining(Method):
     """
 
     name = "joint"
+    passes = 1.5  # about; `attach` knows the shape
 
     def __init__(
         self,
