@@ -58,8 +58,8 @@ def _plateau(arm: str, what: str) -> Need:
 
 PLATEAU = _plateau(BASE, "the Transformer")
 KNOWS = Need("the teacher knows more than the pass that it corrects: the loss of that pass on the training words that "
-             "are distilled, minus the teacher's, when stage 2 begins", _before("train", "student", "teacher"), unit="nats",
-             remedy="train stage 1 longer, or on more data")  # fmt: skip
+             "are distilled, minus the teacher's, when stage 2 begins", _before("train", "student", "teacher"),
+             unit="nats", remedy="train stage 1 longer, or on more data")  # fmt: skip
 UNSURE = Need("there are unconfident words: the share of training words below 0.2 under the Transformer",
               _unconfident(BASE), bound=1.0, unit="%", remedy="choose more data, or a smaller model")  # fmt: skip
 
@@ -75,7 +75,8 @@ CLAIMS = (
           scale="negative log-likelihood of the right words when stage 2 begins"),
     Claim("C1c", "It raises the test BLEU at the same compute: the Transformer has more updates.",
           gain("test_bleu", "baseline_compute"), paper="not compared", unit="BLEU", needs=(PLATEAU, KNOWS),
-          rank="table", words="over the Transformer at equal compute", scale="counted as if every sentence had a selected word"),
+          rank="table", words="over the Transformer at equal compute",
+          scale="counted as if every sentence had a selected word"),
     Claim("C1m", "It raises the test BLEU over stage 1 for as long.", gain("test_bleu", "multi"),
           paper="+0.44 BLEU (27.88 to 28.32)", source=TABLE_1, unit="BLEU", published=0.44, needs=(PLATEAU, KNOWS),
           rank="table", words="over stage 1 for as long"),
