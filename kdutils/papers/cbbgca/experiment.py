@@ -29,7 +29,7 @@ NOT_GIVEN = "not given"
 SETTINGS = Translation.settings_table.extended(
     Setting("joint_weight", 0.7, 0.7, 0.7, "lambda: weight of the translator in stage 1, its teacher has the rest",
             f"{SETUP}: 0.7, chosen on the dev set from 0.5 to 1", bounds=(0.0, 1.0)),
-    Setting("threshold", 0.2, 0.2, 0.2, "epsilon: a word is distilled that the translator gives at most this",
+    Setting("threshold", 0.1, 0.2, 0.2, "epsilon: a word is distilled that the translator gives at most this",
             f"{SETUP}: 0.2, chosen on the dev set from 0 to 0.3", bounds=(0.0, 1.0)),
     Setting("stage_1_share", 2 / 3, 2 / 3, 2 / 3, "of the updates; the rest are stage 2",
             f"{SETUP}: 200,000 of 300,000", bounds=(0.0, 1.0)),
