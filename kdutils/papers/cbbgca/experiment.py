@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kdutils.core.files import digest
-from kdutils.core.machine import provenance
+from kdutils.core.machine import device, provenance
 from kdutils.core.settings import Setting, Settings
 from kdutils.data.batches import EOS
 from kdutils.losses.divergences import label_smoothed_nll
@@ -126,6 +126,25 @@ def teacher(shared: bool = True) -> Callable[[Trial], CMLM]:
         return cmlm
 
     return load
+
+
+def after_stage_1(
+    task: Task, seed: int, runs: str | Path = "runs", until: float | None = None
+) -> tuple[PreTrainedModel, CMLM]:
+    """The translator and its teacher as stage 2 finds them, in evaluation mode, on the device; trained if need be."""
+    trial = Trial(task, "cbbgca", seed, Path(runs), Path(runs), until)
+    return student()(trial).to(device()), teacher()(trial).to(device()).eval()
+
+
+def whole_runs(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with the updates of the second stages counted from the start of the first, for curves."""
+    starts = {arm.name for arm in ARMS if arm.recipe is second_stage}
+
+    def placed(record: dict[str, Any], name: str, arm: dict[str, Any]) -> dict[str, Any]:
+        behind = stage_1_updates(Settings(record["preset"], record["settings"], {})) if name in starts else 0
+        return {**arm, "history": [{**row, "update": row["update"] + behind} for row in arm["history"]]}
+
+    return [{**r, "arms": {name: placed(r, name, arm) for name, arm in r["arms"].items()}} for r in records]
 
 
 def distilled(**changes: Any) -> Callable[[Settings], CBBGCA]:
