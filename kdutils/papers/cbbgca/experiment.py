@@ -63,9 +63,9 @@ SETTINGS = Translation.settings_table.extended(
     beams={"source": f"{SETUP}: 5"},
     select_by={"source": NOT_GIVEN},
 )  # fmt: skip
-# what decides stage 1: arms and runs that differ in other settings alone start from the same one
+# what decides stage 1, beside the texts themselves: arms and runs that differ in other settings start from the same one
 DECIDING = (
-    "data", "pair", "max_words", "train_rows", "data_seed", "tokenizer", "vocab_size", "max_length", "width", "layers",
+    "pair", "max_words", "train_rows", "data_seed", "tokenizer", "vocab_size", "max_length", "width", "layers",
     "heads", "feedforward", "dropout", "label_smoothing", "smoothing_convention", "max_tokens", "accumulation",
     "learning_rate", "warmup", "schedule", "weight_decay", "clip", "precision", "joint_weight",
 )  # fmt: skip
