@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,13 @@ def teacher(shared: bool = True) -> Callable[[Trial], CMLM]:
 
 
 def after_stage_1(
-    task: Task, seed: int, runs: str | Path = "runs", until: float | None = None
+    task: Task, seed: int, runs: str | Path = "runs", max_minutes: float = 0.0
 ) -> tuple[PreTrainedModel, CMLM]:
-    """The translator and its teacher as stage 2 finds them, in evaluation mode, on the device; trained if need be."""
+    """The translator and its teacher as stage 2 finds them, in evaluation mode, on the device; trained if need be.
+
+    max_minutes: stop cleanly after so long (0: never). Raises Paused then.
+    """
+    until = time.monotonic() + 60 * max_minutes if max_minutes else None
     trial = Trial(task, "cbbgca", seed, Path(runs), Path(runs), until)
     return student()(trial).to(device()), teacher()(trial).to(device()).eval()
 
