@@ -145,6 +145,12 @@ class CBBGCA(Method):
     def attach(self, model: PreTrainedModel) -> None:
         if self.teacher is None and self.alpha and self.speaker == "cmlm":
             raise UserError("CBBGCA learns from a masked language model: give the method one as its teacher.")
+        own = {id(p) for p in model.parameters()}
+        if self.teacher is not None and any(id(p) in own for p in self.teacher.parameters()):
+            raise UserError(
+                "The teacher shares weights with the student, which would be frozen with it: build it on a copy of the "
+                "translator."
+            )
 
     def weight(self, step: Step) -> float:
         """alpha at an update."""

@@ -92,7 +92,7 @@ def select_unconfident(logits: Tensor, targets: Tensor, epsilon: float = 0.2, ma
         surprise = label_smoothed_nll(logits, targets, mask=mask, reduction="none").clamp(min=0.0)
     # p(y_t) <= epsilon, where a word counts: (...)
     chosen = surprise >= (-math.log(epsilon) if epsilon else math.inf)
-    return chosen if mask is None else chosen & mask
+    return chosen if mask is None else chosen & mask.bool()
 
 
 def selected_parts(
@@ -234,7 +234,7 @@ def cbbgca_loss(
     if teacher_logits.ndim != 2 or teacher_logits.shape[-1] != logits.shape[-1]:
         given = tuple(teacher_logits.shape)
         raise UserError(f"The teacher's logits are of the M selected words, (M, {logits.shape[-1]}), not {given}.")
-    chosen = (selected if mask is None else selected & mask).reshape(-1)
+    chosen = (selected.bool() if mask is None else selected.bool() & mask.bool()).reshape(-1)
     if not teacher_logits.is_cuda and len(teacher_logits) != int(chosen.sum()):  # on a GPU the question would stop it
         raise UserError(
             f"{int(chosen.sum())} words are selected, but the teacher has logits for {len(teacher_logits)}: "
