@@ -15,6 +15,7 @@ from kdutils.models.forward import MODEL_INPUTS, counted_logits, mode, only_at
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.objective import (
     MIXES,
+    PARTS,
     SELECTIONS,
     cbbgca_loss,
     check_threshold,
@@ -138,8 +139,9 @@ class CBBGCA(Method):
                 raise unknown(what, name, known)
         self.threshold, self.which, self.schedule, self.alpha = threshold, which, schedule, alpha
         self.mix, self.selection, self.speaker = mix, selection, speaker
-        # one clean pass serves both to select and to teach
-        self.passes = 4 / 3 + (1 / 3 if selection == "clean" and speaker == "cmlm" else 0.0)
+        # forward passes besides the plain step; one clean pass serves both to select and to teach
+        spoken = PARTS if which == "parts" and speaker == "cmlm" else 1
+        self.passes = 1 + (spoken + (selection == "clean" and speaker == "cmlm")) / 3
 
     def attach(self, model: PreTrainedModel) -> None:
         if self.teacher is None and self.alpha and self.speaker == "cmlm":
