@@ -193,7 +193,8 @@ def teacher_logits(cmlm: CMLM, batch: dict[str, Tensor], parts: Iterable[Tensor]
     found, cells, width, device = [], [], batch["labels"].shape[1], batch["labels"].device
     for part in parts:
         # flat cells of the labels (m,), their sentences (b,), and the same cells among these sentences alone (m,)
-        cell = batch["positions"][part].cpu()
+        cell = batch["positions"].where(part, -1).cpu()
+        cell = cell[cell >= 0]
         rows, own = (cell // width).unique(return_inverse=True)
         if not len(cell):
             continue
