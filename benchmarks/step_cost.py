@@ -126,7 +126,8 @@ def update(
     modules: Iterable[torch.nn.Module], options: argparse.Namespace, after: Callable[[], None] = lambda: None
 ) -> Callable[[Callable[[], torch.Tensor]], None]:
     """A function that takes one optimiser step of these networks by a loss that it is told how to compute."""
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    shared = torch.nn.ModuleList(modules)  # each parameter once, where networks share some
+    trained = [p for p in shared.parameters() if p.requires_grad]
     accelerate = accelerator(options)
     optimizer = accelerate.prepare(torch.optim.AdamW(trained, lr=1e-4, fused=True))
 

@@ -44,6 +44,7 @@ class Recipe:
 
     updates: int = 400  # 0: the model is taken as it is
     behind: int = 0  # updates of an earlier stage, after which the schedule of the learning rate goes on
+    ahead: int = 0  # updates of a later stage, up to whose end the schedule goes
     learning_rate: float = 3e-3
     head_learning_rate: float = 0.0  # of what a pretrained model has new, its head; 0: the same
     warmup: int = 40  # updates
@@ -72,7 +73,7 @@ class Recipe:
             if not 1 <= getattr(self, name) < math.inf:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
         rates = ("learning_rate", "head_learning_rate", "weight_decay", "clip")
-        for name in (*rates, "updates", "behind", "warmup", "patience", "eval_every"):
+        for name in (*rates, "updates", "behind", "ahead", "warmup", "patience", "eval_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
 
@@ -158,7 +159,7 @@ class _Loop:
             fused=self.accelerator.device.type in ("cpu", "cuda"),
         )  # fmt: skip
         # accelerate's wrapper steps a scheduler once a process; ours counts updates, so it stays unwrapped
-        whole = self.recipe.behind + self.recipe.updates
+        whole = self.recipe.behind + self.recipe.updates + self.recipe.ahead
         self.scheduler = get_scheduler(self.recipe.schedule, optimizer, self.recipe.warmup, whole)
         if self.recipe.behind:
             with warnings.catch_warnings():  # torch would have the optimizer step first

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from kdutils.core.errors import UserError
 from kdutils.core.files import digest
 from kdutils.core.machine import device, provenance
 from kdutils.core.settings import Setting, Settings
@@ -54,7 +55,7 @@ SETTINGS = Translation.settings_table.extended(
     max_tokens={"source": f"{SETUP}: about 32,000 a batch"},
     accumulation={"paper": 8, "source": f"{SETUP}: about 32,000 tokens a batch"},
     updates={"study": 3000, "paper": 300_000, "source": f"{SETUP}: 200,000 and 100,000; the baselines 300,000"},
-    eval_every={"source": NOT_GIVEN},
+    eval_every={"study": 250, "source": NOT_GIVEN},
     learning_rate={"paper": 7e-4, "source": f"{SETUP}: Vaswani's schedule, which peaks at 7e-4"},
     warmup={"study": 500, "paper": 4000, "source": f"{SETUP}: 4000"},
     schedule={"source": f"{SETUP}: inverse square root"},
@@ -73,16 +74,20 @@ DECIDING = (
 
 
 def stage_1_updates(settings: Settings) -> int:
-    """Updates of stage 1, at least one, and at least one is left for stage 2."""
+    """Updates of stage 1, at least one, and at least one is left for stage 2; raises UserError where there is one."""
+    if settings.updates < 2:
+        raise UserError(
+            f"Each of the two stages takes at least one update: choose updates=2 or more, not {settings.updates}."
+        )
     return max(1, min(round(settings.stage_1_share * settings.updates), settings.updates - 1))
 
 
 def joint(settings: Settings, shared: bool = True, rising: bool = False) -> JointTraining:
     """Stage 1 as the settings describe it."""
     s = settings
-    return JointTraining(
-        s.joint_weight, shared, rising, s.threshold, s.label_smoothing, s.smoothing_convention
-    )  # fmt: skip
+    method = JointTraining(s.joint_weight, shared, rising, s.threshold, s.label_smoothing, s.smoothing_convention)
+    method.passes = joint_passes(s.layers, s.width, s.feedforward, s.vocab_size, shared)  # a plan asks before it trains
+    return method
 
 
 def stage_1(trial: Trial, shared: bool = True) -> Path:
@@ -91,7 +96,7 @@ def stage_1(trial: Trial, shared: bool = True) -> Path:
     The weights are the last ones: training goes on from them. Raises Paused when the time is over before.
     """
     s, task = trial.settings, trial.task
-    decided = {name: s[name] for name in DECIDING if name in s} | {"updates": stage_1_updates(s), "shared": shared}
+    decided = {name: s[name] for name in DECIDING if name in s} | _first_stage(s) | {"shared": shared}
     folder = trial.runs / "cbbgca" / f"stage_1-{digest(decided, task.corpus.fingerprint)[:8]}" / f"seed-{trial.seed}"
     kept.once(folder, lambda: _train_stage_1(trial, folder, shared), "stage 1", trial.until)
     return folder
@@ -101,15 +106,12 @@ def _train_stage_1(trial: Trial, folder: Path, shared: bool) -> None:
     s, task, method = trial.settings, trial.task, joint(trial.settings, shared)
     model = task.model(trial.seed)
     fitted = kept.train(
-        model, method, task.training_batches(trial.seed), task.recipe(updates=stage_1_updates(s), patience=0), folder,
+        model, method, task.training_batches(trial.seed), task.recipe(**_first_stage(s), patience=0), folder,
         seed=trial.seed, cores=s.threads, identity=folder.parent.name, until=trial.until,
         description=f"stage 1, seed {trial.seed}",
     )  # fmt: skip
-    with evaluation_context(s.precision, model):
-        scores = task.validate(model)
     kept.export(folder, model, task.tokenizer, method.modules())
-    facts = {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()}
-    kept.keep(folder, {"scores": scores, **facts})
+    kept.keep(folder, {"history": fitted.history, "seconds": fitted.seconds, "provenance": provenance()})
 
 
 def student(shared: bool = True) -> Callable[[Trial], PreTrainedModel]:
@@ -163,6 +165,12 @@ def distilled(**changes: Any) -> Callable[[Settings], CBBGCA]:
     return method
 
 
+def _first_stage(settings: Settings) -> dict[str, int]:
+    """The recipe of stage 1: its learning rates are the first of the whole budget."""
+    updates = stage_1_updates(settings)
+    return {"updates": updates, "ahead": settings.updates - updates}
+
+
 def second_stage(settings: Settings) -> dict[str, int]:
     """The recipe of stage 2: the updates that stage 1 has left, at the learning rates where it stopped."""
     behind = stage_1_updates(settings)
@@ -171,7 +179,7 @@ def second_stage(settings: Settings) -> dict[str, int]:
 
 def _first(s: Settings, shared: bool = True) -> float:
     """What stage 1 costs, in plain updates."""
-    return stage_1_updates(s) * joint_passes(s.layers, s.width, s.feedforward, s.vocab_size, shared)
+    return stage_1_updates(s) * joint(s, shared).passes
 
 
 def equal_compute(settings: Settings) -> dict[str, int]:
@@ -226,9 +234,9 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     if trial.arm not in ("cbbgca", "unshared"):
         return found
     shared, task = trial.arm == "cbbgca", trial.task
-    start = dict(kept.result(stage_1(trial, shared))["scores"])
     before, cmlm = (load(shared)(trial).to(model.device) for load in (student, teacher))
     with evaluation_context(trial.settings.precision, model):
+        start = task.validate(before)
         for split in ("train", "validation"):
             rows = task.fixed_batches(split, 5 * SCORED_ROWS)
             knows = teacher_scores(before, cmlm, rows, trial.settings.threshold, training=True)

@@ -15,6 +15,7 @@ from kdutils.models.forward import MODEL_INPUTS, counted_logits, mode, only_at
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.objective import (
     MIXES,
+    PARTS,
     SELECTIONS,
     cbbgca_loss,
     check_threshold,
@@ -139,8 +140,9 @@ class CBBGCA(Method):
                 raise unknown(what, name, known)
         self.threshold, self.which, self.schedule, self.alpha = threshold, which, schedule, alpha
         self.mix, self.selection, self.speaker = mix, selection, speaker
-        # one clean pass serves both to select and to teach
-        self.passes = 4 / 3 + (1 / 3 if selection == "clean" and speaker == "cmlm" else 0.0)
+        # forward passes besides the plain step; one clean pass serves both to select and to teach
+        spoken = PARTS if which == "parts" and speaker == "cmlm" else 1
+        self.passes = 1 + (spoken + (selection == "clean" and speaker == "cmlm")) / 3
 
     def attach(self, model: PreTrainedModel) -> None:
         if self.teacher is None and self.alpha and self.speaker == "cmlm":
@@ -198,7 +200,8 @@ def teacher_logits(cmlm: CMLM, batch: dict[str, Tensor], parts: Iterable[Tensor]
     found, cells, width, device = [], [], batch["labels"].shape[1], batch["labels"].device
     for part in parts:
         # flat cells of the labels (m,), their sentences (b,), and the same cells among these sentences alone (m,)
-        cell = batch["positions"][part].cpu()
+        cell = batch["positions"].where(part, -1).cpu()
+        cell = cell[cell >= 0]
         rows, own = (cell // width).unique(return_inverse=True)
         if not len(cell):
             continue

@@ -118,11 +118,10 @@ def selected_parts(
         return [words]
     if which == "wrong":
         return [words & (logits.argmax(-1) != targets)]
-    if which == "unconfident":
-        return [select_unconfident(logits, targets, epsilon, words)]
-    if which == "random":
-        chosen = select_unconfident(logits, targets, epsilon, words)
-        return [_as_many(chosen, sentences, words, generator)]
+    if which in ("unconfident", "random"):
+        # Eq. 11 without a mask, which would have a GPU waited for: every position here has a target
+        chosen = words & select_unconfident(logits, targets, epsilon)
+        return [chosen if which == "unconfident" else _as_many(chosen, sentences, words, generator)]
     # p(y_t) = exp(-NLL): (N,)
     with torch.no_grad():
         p = label_smoothed_nll(logits, targets, reduction="none").neg().exp()
