@@ -40,6 +40,7 @@ class CMLM(nn.Module):
             )
         self.encoder = model.get_encoder() if shared_encoder else _anew(model.get_encoder())
         self.decoder, self.projection = _anew(model.get_decoder()), model.get_output_embeddings()
+        self.decoder.set_attn_implementation("sdpa")  # "eager" would add a mask of booleans to the scores
 
     def encoded(self, source: Tensor, source_mask: Tensor) -> Tensor:
         """The states (B, S, d) of the source (B, S)."""
