@@ -470,12 +470,11 @@ def _step(task: Any, method: Method, model: nn.Module, timed: bool) -> tuple[Cos
 def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool) -> tuple:
     """What an update, an evaluation, a test and an exam take; the sentences that the three translate; GB; the shape."""
     s, trial, step, kept = task.settings, Trial(task, arm.name, 0, Path(arm.name), Path()), Cost(), 0.0
-    method, again = arm.method(s), 1.0
-    if "updates" in arm.besides(s):  # what is trained first is not there to be asked: what it says of its cost must do
-        model, method, again = task.model(0), plain(s), method.passes
-    else:
-        model = arm.start(trial)
-    if arm.teacher and "updates" not in arm.besides(s):
+    method, again, first = arm.method(s), 1.0, "updates" in arm.besides(s)
+    model = task.model(0) if first else arm.start(trial)
+    if first:  # what is trained first is not there to be asked: what the arm says of its cost must do
+        method, again = plain(s), method.passes
+    elif arm.teacher:
         method.teacher = arm.teacher(trial).eval().requires_grad_(False)
     method.attach(model)
     names = ("loss", "smoothed_loss", *(f"smoothed_loss_{one}" for one in s.get("languages", ())))
