@@ -344,7 +344,7 @@ def test_the_loss_of_stage_2_is_the_papers_loop(options, batch):
     right = {"nll": plain / 40, "kd": soft / 40, "selected": number / 40, "alpha": alpha * n / 40}
     assert set(terms) == {"loss", *right} and not any(terms[name].requires_grad for name in right)
     for name, value in right.items():
-        assert float(terms[name]) == pytest.approx(float(value), rel=1e-6, abs=1e-9), name
+        assert terms[name].item() == pytest.approx(torch.as_tensor(value).item(), rel=1e-6, abs=1e-9), name
     assert set(method.loss(net, batch, {"targets": 40}, SILENT)) == {"loss"}
 
 
