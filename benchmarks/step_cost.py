@@ -36,6 +36,8 @@ from kdutils.core.files import write_json
 from kdutils.core.settings import Settings, parse_assignments
 from kdutils.data.batches import collate_classification, collate_translation
 from kdutils.models import build
+from kdutils.papers.cbbgca.cmlm import CMLM
+from kdutils.papers.cbbgca.method import CBBGCA
 from kdutils.papers.distilbert.student import student_config
 from kdutils.study.experiment import Experiment, plain
 from kdutils.training.method import Method, SquaredError, Step
@@ -60,11 +62,13 @@ def main() -> None:
 
 
 def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each arm with a method of its own, against the plain method."""
+    """One row for each arm with a method of its own, against the plain one; of the paper's own and its variants one."""
     settings = experiment.settings.resolve("demo", parse_assignments(options.set))
-    kept = {arm.name: arm.method(settings) for arm in experiment.arms if not arm.recipe(settings)}
-    if experiment.paper in kept:  # the others are variants of it
-        kept = {experiment.paper: kept[experiment.paper]}
+    kept = {arm.name: arm.method(settings) for arm in experiment.arms}
+    if experiment.paper in kept:  # the others of its class are variants of it
+        first = {type(method): name for name, method in reversed(kept.items())}
+        first[type(kept[experiment.paper])] = experiment.paper
+        kept = {name: kept[name] for name in first.values()}
     methods = {name: method for name, method in kept.items() if type(method) not in (Method, SquaredError)}
     plain_memory, rows = peak(experiment, PLAIN, options), []
     for name, method in methods.items():
@@ -101,6 +105,8 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     if kind == "masked_lm":
         teacher = build.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
         method.teacher = teacher.to(device).eval().requires_grad_(False)
+    if isinstance(method, CBBGCA):  # untrained, so that every word is selected: the most that its teacher is asked for
+        method.teacher = CMLM(make_model(kind, options)).to(device).eval().requires_grad_(False)
     batch = random_batch(kind, options)
     scores, languages = defaultdict(float), experiment.settings.resolve("demo").get("languages")
     if languages:
@@ -126,7 +132,8 @@ def update(
     modules: Iterable[torch.nn.Module], options: argparse.Namespace, after: Callable[[], None] = lambda: None
 ) -> Callable[[Callable[[], torch.Tensor]], None]:
     """A function that takes one optimiser step of these networks by a loss that it is told how to compute."""
-    trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+    shared = torch.nn.ModuleList(modules)  # each parameter once, where networks share some
+    trained = [p for p in shared.parameters() if p.requires_grad]
     accelerate = accelerator(options)
     optimizer = accelerate.prepare(torch.optim.AdamW(trained, lr=1e-4, fused=True))
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from kdutils.models.forward import counted_logits
-from kdutils.papers import distilbert, intra_distillation, r_drop, self_distillation
+from kdutils.papers import cbbgca, distilbert, intra_distillation, lssd, r_drop, seer_forcing, self_distillation
+from kdutils.papers.cbbgca.cmlm import CMLM
+from kdutils.papers.cbbgca.method import joint_passes
 from kdutils.papers.self_distillation.method import SDA, SDV
 from kdutils.training.method import Method, SquaredError
 from tests.tiny import HOME
@@ -71,7 +73,31 @@ def test_every_arm_with_a_method_of_its_own_is_measured_beside_its_floor(step_co
     floors = {row["method"]: row["floor"] for row in step_cost.measure(self_distillation.EXPERIMENTS[0], options)}
     taught = dict.fromkeys(("sda_1", "sda", "sda_all", "ema", "itself"), 4 / 3)
     assert floors == pytest.approx({"baseline": 1.0, "sdv": 5 / 3, **taught})  # whose baseline has an ensemble beside
-    assert [row["method"] for row in step_cost.measure(r_drop.EXPERIMENTS[0], OPTIONS)] == ["r_drop"]
+    for paper in (r_drop, seer_forcing, intra_distillation, lssd):
+        rows = step_cost.measure(paper.EXPERIMENTS[0], OPTIONS)
+        assert [row["method"] for row in rows] == [paper.__name__.rpartition(".")[2]]
+
+
+def test_both_stages_are_measured_and_the_second_has_a_teacher(step_cost, monkeypatch):
+    monkeypatch.setattr(step_cost, "peak", lambda *_: 1.0)
+    monkeypatch.setattr(step_cost, "ratio", lambda one, other, _: [one(), other()] and ([1.0, 1.0, 1.0], 1.0))
+    floors = {row["method"]: row["floor"] for row in step_cost.measure(cbbgca.EXPERIMENTS[0], OPTIONS)}
+    assert floors == pytest.approx({"multi": joint_passes(1, 16, 64, 64), "cbbgca": 4 / 3})
+    asked = []
+    monkeypatch.setattr(CMLM, "forward", lambda self, *given: asked.append(given) or torch.zeros(len(given[2]), 64))
+    method = step_cost.method_of(cbbgca.EXPERIMENTS[0], "cbbgca", cbbgca.EXPERIMENTS[0].settings.resolve("demo"))
+    step_cost.stepper(cbbgca.EXPERIMENTS[0], method, OPTIONS)()
+    assert [len(positions) for _, _, positions, *_ in asked] == [64]  # every word of two sentences
+
+
+def test_weights_that_two_networks_share_are_moved_once(step_cost, monkeypatch):
+    given, real = [], torch.optim.AdamW
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda weights, **options: given.append(weights) or real(weights, **options)
+    )
+    method = step_cost.method_of(cbbgca.EXPERIMENTS[0], "multi", cbbgca.EXPERIMENTS[0].settings.resolve("demo"))
+    step_cost.stepper(cbbgca.EXPERIMENTS[0], method, OPTIONS)()
+    assert len(set(map(id, given[0]))) == len(given[0]) > 20
 
 
 def test_the_plain_step_is_that_of_the_baseline_alone(step_cost):

@@ -57,13 +57,7 @@ LONGEST_LINE = 2**24  # bytes; a longer one is no sentence, and a small archive 
 MOST_MEMORY = 2**33  # bytes that the rows of one file may take, of the 12 GB that the study preset asks for
 ROW_MEMORY = 400  # bytes that Python takes for a row besides its text
 # By name, because they come from the libraries below `datasets`, which change with its version.
-NETWORK_ERRORS = {
-    "ConnectionError",
-    "ConnectError",
-    "TimeoutError",
-    "LocalEntryNotFoundError",
-    "OfflineModeIsEnabled",
-}
+NETWORK_ERRORS = {"ConnectionError", "ConnectError", "TimeoutError", "LocalEntryNotFoundError", "OfflineModeIsEnabled"}
 
 Row = dict[str, Any]
 

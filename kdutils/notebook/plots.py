@@ -307,13 +307,7 @@ def distributions(
 
 @house
 def heatmap(
-    matrix: Sequence,
-    xlabels: Sequence[str],
-    ylabels: Sequence[str],
-    label: str,
-    *,
-    xlabel: str = "",
-    ylabel: str = "",
+    matrix: Sequence, xlabels: Sequence[str], ylabels: Sequence[str], label: str, *, xlabel: str = "", ylabel: str = ""
 ) -> Figure:
     """Which token looks at, or weighs on, which? Rows `ylabels`, columns `xlabels`; `label`: the value.
 
@@ -379,8 +373,7 @@ def claims_figure(grades: Sequence[claims.Grade]) -> Figure:
     for row, result in zip(axes[:, 0], drawn, strict=True):
         _draw_claim(row, result)
     axes[-1, 0].set_xlabel(
-        "bar: 95 % interval and mean; dots: seeds; dashed: bound, claimed side shaded; diamond: paper",
-        fontsize=8,
+        "bar: 95 % interval and mean; dots: seeds; dashed: bound, claimed side shaded; diamond: paper", fontsize=8
     )
     return figure
 

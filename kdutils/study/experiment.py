@@ -47,8 +47,9 @@ class Arm:
     `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
     gives a fixed network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as
     `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
-    `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": those of the teachers that
-    it trains first, "exams": how many it sits, in units of a plain one}.
+    `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": plain ones, that those of
+    the networks come to which it trains first, 0 where another arm has trained them; "exams": how many it sits, in
+    units of a plain one}.
     `optional`: an ablation, trained only where it is named.
     """
 

@@ -12,15 +12,19 @@ each exported file, so that one that changed afterwards is noticed when it is lo
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kdutils.core.files import make_folder, read_json, write_json
+from kdutils.core.files import exclusive, make_folder, read_json, write_json
 from kdutils.core.machine import threads
 from kdutils.core.processes import main_process, processes
 from kdutils.data.tokens import save_tokenizer
@@ -42,6 +46,24 @@ def result(folder: Path) -> dict[str, Any] | None:
     """What was kept in a folder, or None where nothing is finished."""
     file = folder / "result.json"
     return read_json(file) if file.exists() else None
+
+
+def once(folder: Path, make: Callable[[], None], what: str, until: float | None = None) -> None:
+    """Calls `make`, which finishes the folder, unless it is finished; one who comes while another is at it waits.
+
+    what: for the message of those who wait, "the teacher"; until: the time.monotonic() moment up to which they do.
+    """
+    if _is_missing(folder):
+        patience = math.inf if until is None else until - time.monotonic()
+        wait = {"wait": patience, "note": f"Waiting for {what}, which another run trains"}
+        with exclusive(folder, **wait) if main_process() else contextlib.nullcontext():
+            if _is_missing(folder):  # else another run has trained it meanwhile
+                make()
+
+
+def _is_missing(folder: Path) -> bool:
+    """Whether the first process finds nothing finished there; all processes must do the same thing next."""
+    return broadcast_object_list([result(folder) is None])[0]
 
 
 def train(

@@ -98,11 +98,7 @@ def history(record: Record, arm: str, metric: str, kind: str = "eval") -> tuple[
 
 
 def from_history(
-    records: Sequence[Record],
-    arm: str,
-    metric: str,
-    summary: Callable[[list[float]], float],
-    kind: str = "eval",
+    records: Sequence[Record], arm: str, metric: str, summary: Callable[[list[float]], float], kind: str = "eval"
 ) -> Values:
     """One number a seed from a curve: `min` (best loss), `lambda v: v[-1] - min(v)` (rise after the minimum).
 

@@ -440,7 +440,7 @@ def planned(
 def _step(task: Any, method: Method, model: nn.Module, timed: bool) -> tuple[Cost, float]:
     """What a batch and its update take, and the bytes that the batch keeps for its backward pass."""
     networks, collate, kept = [model, *method.modules().values()], task.training_collate(), {}
-    weights = [one for network in networks for one in network.parameters() if one.requires_grad]
+    weights = [one for one in nn.ModuleList(networks).parameters() if one.requires_grad]  # once, where they share some
     optimizer = torch.optim.AdamW(weights, lr=1e-5, fused=True)
     nn.ModuleList(networks).train()
 
@@ -470,8 +470,9 @@ def _step(task: Any, method: Method, model: nn.Module, timed: bool) -> tuple[Cos
 def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool) -> tuple:
     """What an update, an evaluation, a test and an exam take; the sentences that the three translate; GB; the shape."""
     s, trial, step, kept = task.settings, Trial(task, arm.name, 0, Path(arm.name), Path()), Cost(), 0.0
-    method, model, again = arm.method(s), arm.start(trial), 1.0
-    if arm.besides(s).get("updates"):  # its own teachers are not there to be asked: what it says of its cost must do
+    method, again, first = arm.method(s), 1.0, "updates" in arm.besides(s)
+    model = task.model(0) if first else arm.start(trial)
+    if first:  # what is trained first is not there to be asked: what the arm says of its cost must do
         method, again = plain(s), method.passes
     elif arm.teacher:
         method.teacher = arm.teacher(trial).eval().requires_grad_(False)
@@ -499,12 +500,12 @@ def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool
         with torch.no_grad(), mode(model, training=False):
             costs.append(task.meter.cost(run, timed, evaluation_context(s.precision, model)))
         sentences.append(task.decoded - before)
-    networks = (model, *method.modules().values()) if trains else ()
-    trained = sum(p.numel() for net in networks for p in net.parameters() if p.requires_grad)
-    frozen = build.parameter_count(method.teacher) if method.teacher is not None else 0
-    gpu_gb = (
-        ASSUMED["context_gb"] + ASSUMED["fragments"] * (16 * trained + 4 * frozen + method.held_bytes() + kept) / 1e9
-    )
+    networks = nn.ModuleList([model, *method.modules().values()] if trains else [])
+    trained = sum(p.numel() for p in networks.parameters() if p.requires_grad)
+    # a teacher that is not there to be asked is a network like the model
+    frozen = build.parameter_count(model if method.teacher is None else method.teacher) if arm.teacher else 0
+    held = again * (16 * trained + kept) + 4 * frozen + method.held_bytes()
+    gpu_gb = ASSUMED["context_gb"] + ASSUMED["fragments"] * held / 1e9
     return step.times(again), *costs, sentences, gpu_gb, model.config
 
 

@@ -9,16 +9,13 @@ It lies in `<runs>/teachers/masked_lm-<digest>/`; an interrupted training goes o
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
-from kdutils.core.files import digest, exclusive
+from kdutils.core.files import digest
 from kdutils.core.machine import provenance
 from kdutils.core.processes import main_process
 from kdutils.core.settings import UNHASHED
@@ -45,18 +42,8 @@ def teacher_of(task: MaskedLM, runs: str | Path = "runs", until: float | None = 
         return task.model(0).eval()
     folder = teacher_folder(task, runs)
     checked_seeds([task.settings.teacher_seed])
-    if _is_missing(folder):
-        patience = math.inf if until is None else until - time.monotonic()
-        wait = {"wait": patience, "note": "Waiting for the teacher, which another run trains"}
-        with exclusive(folder, **wait) if main_process() else contextlib.nullcontext():
-            if _is_missing(folder):  # else another run has trained it meanwhile
-                _pretrain(task, folder, until)
+    kept.once(folder, lambda: _pretrain(task, folder, until), "the teacher", until)
     return kept.load(folder, "masked_lm")
-
-
-def _is_missing(folder: Path) -> bool:
-    """Whether the first process finds no teacher there; all processes must do the same thing next."""
-    return broadcast_object_list([kept.result(folder) is None])[0]
 
 
 def teacher_folder(task: MaskedLM, runs: str | Path = "runs") -> Path:

@@ -33,7 +33,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from kdutils.core.errors import UserError
 from kdutils.data.batches import BOS, EOS, PAD, Batch, source_ids
-from kdutils.losses.divergences import symmetric_kl
+from kdutils.losses.divergences import kl_divergence, label_smoothed_nll, symmetric_kl
 from kdutils.models.forward import counted_logits, mode
 
 # --- scores of finished predictions ------------------------------------------------------------------
@@ -285,6 +285,21 @@ def token_scores(model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]
     if not count:
         raise UserError("No token of these batches counts towards the loss: check the data set and the masking.")
     return {"loss": loss / count, "accuracy": correct / count, "perplexity": _exp(loss / count)}
+
+
+@torch.no_grad()
+def compared_scores(teacher: Tensor, student: Tensor, targets: Tensor) -> Tensor:
+    """Of a teacher and a student at the same n positions, sums over these, float64 (5,) on the CPU.
+
+    The teacher's negative log-likelihood (nats) and how often its likeliest word is the target, the same two of the
+    student, and KL(teacher || student). teacher, student (n, V); targets (n,).
+    """
+    sums = [
+        one
+        for logits in (teacher, student)
+        for one in (label_smoothed_nll(logits, targets, reduction="sum"), logits.argmax(-1).eq(targets).sum())
+    ]
+    return torch.stack([one.double() for one in (*sums, kl_divergence(teacher, student, reduction="sum"))]).cpu()
 
 
 @torch.no_grad()

@@ -45,12 +45,7 @@ class Question:
 
 
 def questions(
-    rows: Sequence[dict],
-    tokenizer: PreTrainedTokenizerBase,
-    language: str,
-    most: int,
-    seed: int = 0,
-    longest: int = 0,
+    rows: Sequence[dict], tokenizer: PreTrainedTokenizerBase, language: str, most: int, seed: int = 0, longest: int = 0
 ) -> list[Question]:
     """One hidden word in each of up to `most` sentences {"text"} of the grammar, drawn at random by `seed`.
 

@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ class Recipe:
     """How a model is trained, whatever the method: the optimiser, its schedule, and when to evaluate."""
 
     updates: int = 400  # 0: the model is taken as it is
+    behind: int = 0  # updates of an earlier stage, after which the schedule of the learning rate goes on
+    ahead: int = 0  # updates of a later stage, up to whose end the schedule goes
     learning_rate: float = 3e-3
     head_learning_rate: float = 0.0  # of what a pretrained model has new, its head; 0: the same
     warmup: int = 40  # updates
@@ -70,7 +73,7 @@ class Recipe:
             if not 1 <= getattr(self, name) < math.inf:  # so that NaN is refused too
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1.")
         rates = ("learning_rate", "head_learning_rate", "weight_decay", "clip")
-        for name in (*rates, "updates", "warmup", "patience", "eval_every"):
+        for name in (*rates, "updates", "behind", "ahead", "warmup", "patience", "eval_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be finite and not negative.")
 
@@ -156,7 +159,12 @@ class _Loop:
             fused=self.accelerator.device.type in ("cpu", "cuda"),
         )  # fmt: skip
         # accelerate's wrapper steps a scheduler once a process; ours counts updates, so it stays unwrapped
-        self.scheduler = get_scheduler(self.recipe.schedule, optimizer, self.recipe.warmup, self.recipe.updates)
+        whole = self.recipe.behind + self.recipe.updates + self.recipe.ahead
+        self.scheduler = get_scheduler(self.recipe.schedule, optimizer, self.recipe.warmup, whole)
+        if self.recipe.behind:
+            with warnings.catch_warnings():  # torch would have the optimizer step first
+                warnings.simplefilter("ignore")
+                self.scheduler.step(self.recipe.behind)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # accelerate would turn half-precision logits into float32, the largest tensor of the step, twice over;
         # the objectives raise the precision slice by slice instead, so autocast is entered here by hand

@@ -22,6 +22,7 @@ IN_PIECES = {
     "7.5": [
         "r_drop/translation",
         "seer_forcing/translation",
+        "cbbgca/translation",
         "lssd/one_to_many",
         "intra_distillation/classification",
         "self_distillation/classification",

@@ -12,7 +12,10 @@ import torch
 
 from kdutils import runner
 from kdutils.core.errors import UserError
-from kdutils.papers import distilbert, lssd, r_drop, self_distillation
+from kdutils.models.build import translation_model
+from kdutils.papers import cbbgca, distilbert, lssd, r_drop, self_distillation
+from kdutils.papers.cbbgca.cmlm import CMLM
+from kdutils.papers.cbbgca.method import joint_passes
 from kdutils.study import plan
 from kdutils.study.experiment import resolve
 from kdutils.study.plan import GPUS, Cost, Meter, planned
@@ -163,6 +166,42 @@ def test_an_arm_whose_teachers_are_trained_first_counts_them():
     assert base.teachers == taught.teachers == Cost()
     assert taught.train.flops / base.train.flops == pytest.approx(4 / 3, abs=0.05)  # every batch has a teacher
     assert individual.train.flops / base.train.flops == pytest.approx(4 / 3)
+
+
+@pytest.fixture(scope="module")
+def staged() -> plan.Plan:
+    experiment = cbbgca.EXPERIMENTS[0]
+    settings = resolve([experiment], "demo", {**TINY, "updates": 12, "width": 64, "layers": 2})["translation"]
+    return planned(experiment, settings, 1, [arm.name for arm in experiment.arms], timed=False)
+
+
+def test_a_stage_that_arms_share_is_counted_once(staged):
+    """Stage 1 is 8 of 12 updates; `rising` shows what one of them takes, for it needs nothing that is trained first."""
+    of = {arm.name: arm for arm in staged.arms}
+    base, joint = of["baseline"].train.flops / 12, of["rising"].train.flops / 12
+    assert 1.4 < joint / base < 1.8
+    assert of["multi"].train.flops == pytest.approx(4 * joint, rel=0.05)
+    assert of["cbbgca"].teachers.flops == pytest.approx(8 * joint, rel=0.05)
+    more = (joint_passes(2, 64, 32, 400, shared) for shared in (False, True))
+    ratio = of["unshared"].teachers.flops / of["cbbgca"].teachers.flops
+    assert ratio == pytest.approx(next(more) / next(more)) and ratio > 1.1
+    assert all(arm.teachers == Cost() for name, arm in of.items() if name not in ("cbbgca", "unshared"))
+    stage_2 = {name: arm.train.flops / (4 * base) for name, arm in of.items() if arm.updates == 4}
+    assert stage_2.pop("multi") == pytest.approx(joint / base, rel=0.05)
+    assert stage_2.pop("labels") == pytest.approx(1.0) and stage_2.pop("parts") == pytest.approx(8 / 3)
+    assert stage_2 == pytest.approx(dict.fromkeys(stage_2, 4 / 3)) and len(stage_2) == 9
+
+
+def test_the_memory_of_networks_that_are_not_there_is_counted(staged):
+    """A second decoder that is trained, or a frozen teacher; what two networks share is held once."""
+    of = {arm.name: (arm.gpu_gb - 1.0) / 1.2 for arm in staged.arms}
+    assert of["multi"] == pytest.approx(of["rising"], rel=0.15) and of["multi"] > 1.3 * of["baseline"]
+    assert of["labels"] == pytest.approx(of["baseline"]) and of["baseline"] < of["cbbgca"] < of["multi"]
+    model = translation_model(400, width=64, layers=2, heads=2, feedforward=32, max_length=96)
+    second = CMLM(model)
+    own = {id(one): one.numel() for net in (model, second) for one in net.parameters()}
+    assert sum(own.values()) < sum(one.numel() for net in (model, second) for one in net.parameters())
+    assert 16 * sum(own.values()) / 1e9 < of["rising"] < 2.2 * of["baseline"]
 
 
 FINE_TUNED = self_distillation.EXPERIMENTS[0]
@@ -339,6 +378,7 @@ def test_a_study_preset_does_what_its_paper_needs(studies, name):
         "lssd": 15.0,
         "distilbert": 1.0,
         "intra_distillation": 3.0,
+        "cbbgca": 3.0,  # in stage 2 alone
         "self_distillation": 6.0,  # the epochs of its Figure 5
     }[name]
     for task, found in studies[name].items():

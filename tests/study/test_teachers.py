@@ -16,9 +16,10 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
 from kdutils.core.errors import Paused, UserError
-from kdutils.core.files import exclusive
+from kdutils.core.files import exclusive, make_folder, write_json
 from kdutils.data.tokens import save_tokenizer
 from kdutils.papers.distilbert.experiment import EXPERIMENTS
+from kdutils.study import kept
 from kdutils.study.teachers import DECIDING, teacher_folder, teacher_of, teacher_story
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.training.method import Method
@@ -257,7 +258,7 @@ def test_what_another_run_has_trained_while_this_one_waited_is_loaded(task, runs
         shutil.copytree(teacher_folder(task, runs), place)  # the other run ends
         yield place
 
-    monkeypatch.setattr("kdutils.study.teachers.exclusive", waited)
+    monkeypatch.setattr("kdutils.study.kept.exclusive", waited)
     monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: pytest.fail("trained again"))
     assert_same_weights(teacher_of(task, tmp_path), teacher_of(task, runs))
 
@@ -266,6 +267,64 @@ def test_random_numbers_are_as_they_were(task, tmp_path):
     state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     teacher_of(task, tmp_path)
     assert state == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+# ---------------------------------------------------------------- once, whatever is made
+
+
+def maker(folder: Path, made: list[str], name: str = "made"):
+    """Finishes a folder, and says so."""
+
+    def make() -> None:
+        made.append(name)
+        write_json(make_folder(folder) / "result.json", {"by": name})
+
+    return make
+
+
+def test_what_is_finished_is_not_made_again(tmp_path):
+    made, place = [], tmp_path / "stage"
+    for name in ("first", "second"):
+        kept.once(place, maker(place, made, name), "the stage")
+    assert made == ["first"] and kept.result(place) == {"by": "first"}
+
+
+def test_what_was_not_finished_is_made_by_the_next(tmp_path):
+    made, place = [], tmp_path / "stage"
+
+    def paused() -> None:
+        make_folder(place / "checkpoints")
+        raise Paused("Out of time.")
+
+    with pytest.raises(Paused):
+        kept.once(place, paused, "the stage")
+    kept.once(place, maker(place, made), "the stage", time.monotonic() + 60)
+    assert made == ["made"]
+
+
+def test_of_two_at_once_one_makes_it_and_the_other_waits_and_says_for_what(tmp_path, capsys):
+    made, place, begun, finish = [], tmp_path / "stage", threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        finish.wait(30)
+        maker(place, made, "slow")()
+
+    first = threading.Thread(target=kept.once, args=(place, slow, "stage 1"))
+    first.start()
+    begun.wait(30)
+    threading.Timer(0.5, finish.set).start()
+    kept.once(place, maker(place, made, "second"), "stage 1")
+    first.join()
+    assert made == ["slow"] and "Waiting for stage 1, which another run trains" in capsys.readouterr().out
+
+
+def test_who_has_no_time_to_wait_is_told_in_one_sentence(tmp_path):
+    made, place = [], tmp_path / "stage"
+    with exclusive(place), pytest.raises(UserError, match="Another run") as caught:
+        kept.once(place, maker(place, made), "stage 1", time.monotonic())
+    one_sentence(caught.value)
+    assert not made
 
 
 # ---------------------------------------------------------------- taken as they are

@@ -31,6 +31,7 @@ from kdutils.tasks.scores import (
     bleu_signature,
     bleu_tokenizer,
     classification_scores,
+    compared_scores,
     dropout_scores,
     label_scores,
     paired_bootstrap,
@@ -424,6 +425,33 @@ def test_token_scores_agree_with_a_plain_loop(settings, task):
     assert scores["loss"] == pytest.approx(loss, rel=1e-5)
     assert scores["accuracy"] == pytest.approx(accuracy)
     assert scores["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_teacher_and_student_are_compared_position_by_position(dtype):
+    draw = torch.Generator().manual_seed(0)
+    teacher, student = (2 * torch.randn(9, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    teacher, student, targets = teacher.to(dtype), student.to(dtype), torch.randint(6, (9,), generator=draw)
+    expected = np.zeros(5)
+    for t, s, y in zip(teacher.double().numpy(), student.double().numpy(), targets.tolist(), strict=True):
+        q, p = (np.exp(z) / np.exp(z).sum() for z in (t, s))
+        expected += [
+            -np.log(q[y]), np.argmax(q) == y, -np.log(p[y]), np.argmax(p) == y, (q * np.log(q / p)).sum(),
+        ]  # fmt: skip
+    found = compared_scores(teacher.requires_grad_(), student, targets)
+    assert found.dtype == torch.float64 and found.shape == (5,) and not found.requires_grad
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+    assert 0 < found[1] < 9 and found[1] != found[3]
+    turned = compared_scores(student, teacher, targets)
+    assert turned[:4].tolist() == found[[2, 3, 0, 1]].tolist() and turned[4] != found[4]
+
+
+def test_of_no_position_there_is_nothing_to_compare_and_of_one_network_no_difference():
+    nothing = torch.zeros(0, 6)
+    assert compared_scores(nothing, nothing, nothing[:, 0].long()).tolist() == [0.0] * 5
+    same = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    found = compared_scores(same, same, torch.arange(4))
+    assert found[4] == 0.0 and torch.equal(found[:2], found[2:4])
 
 
 def test_label_scores_agree_with_a_plain_loop(settings):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import warnings
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from kdutils.data.batches import Batches, collate_classification
 from kdutils.models.build import classifier, masked_lm, translation_model
 from kdutils.models.forward import counted_logits
 from kdutils.papers.r_drop.method import RDrop
+from kdutils.training.checkpoints import seeded
 from kdutils.training.loop import SCHEDULES, Recipe, _groups, fit
 from kdutils.training.method import Method
 from tests import tiny
@@ -211,6 +214,8 @@ def test_the_loop_asks_with_the_width_of_its_model(kind, wide, monkeypatch):
         ({"head_learning_rate": math.inf}, "head_learning_rate is inf"),
         ({"clip": -1.0}, "clip is -1"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"behind": -1}, "behind is -1"),
+        ({"behind": math.inf}, "behind is inf"),
         ({"learning_rate": math.inf}, "learning_rate is inf"),
         ({"weight_decay": math.inf}, "weight_decay is inf"),
         ({"updates": math.inf}, "updates is inf"),
@@ -233,6 +238,47 @@ def test_every_schedule_warms_up_to_the_rate_and_starts_there(schedule):
     assert rates[-1] == pytest.approx(
         {"linear": 0.0, "cosine": 0.0, "constant_with_warmup": 0.01}.get(schedule, 0.01 / 2**0.5)
     )
+
+
+def rates_of(folder=None, until=None, **changes) -> tuple[list[float], object]:
+    """The learning rates that the updates of a run take, and what came of it."""
+    rates = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    net = tiny.model(0.1)
+    try:
+        with seeded(1):
+            result = fit(net, Method(), tiny.batches(), recipe(warmup=4, **changes), folder=folder, until=until)
+    finally:
+        handle.remove()
+    result.model = net
+    return rates, result
+
+
+@pytest.mark.parametrize("behind", [2, 7])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_later_stage_takes_the_rates_that_one_long_run_takes_from_there(schedule, behind):
+    """Also where the earlier stage ends before the rate has warmed up; the length of a schedule is that of both."""
+    whole, _ = rates_of(updates=12, schedule=schedule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        later, _ = rates_of(updates=12 - behind, behind=behind, schedule=schedule)
+    assert later == whole[behind:]
+    if schedule in ("inverse_sqrt", "constant_with_warmup"):  # the earlier stage need not know of the later one
+        assert rates_of(updates=behind, schedule=schedule)[0] == whole[:behind]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_later_stage_that_was_stopped_goes_on_at_the_same_rates(schedule, tmp_path):
+    stage = {"updates": 5, "behind": 7, "schedule": schedule, "log_every": 1}
+    expected, whole = rates_of(tmp_path / "whole", **stage)
+    pieces = None
+    while pieces is None:
+        with contextlib.suppress(Paused):
+            _, pieces = rates_of(tmp_path / "pieces", until=time.monotonic(), **stage)
+    assert pieces.resumed_at == 4 and tiny.timeless(pieces.history) == tiny.timeless(whole.history)
+    rates = [row["learning_rate"] for row in pieces.history if row["kind"] == "train"]
+    assert rates[:4] == expected[1:]  # written down is the rate that the next update will take
+    assert_same_weights(pieces.model, whole.model)
 
 
 def test_the_gradient_is_clipped_and_only_if_asked():

@@ -14,6 +14,7 @@ from kdutils.losses.divergences import kl_divergence, label_smoothed_nll
 from kdutils.models.forward import mode
 from kdutils.papers.seer_forcing.decoder import SeerDecoder, check_seer, two_decoders, visible_positions
 from kdutils.papers.seer_forcing.objective import adversarial_losses, checked_weights, l2_loss, seer_loss
+from kdutils.tasks.scores import compared_scores
 from kdutils.training.method import Method, Step
 
 TRANSFERS = ("kd", "l2", "adversarial")
@@ -100,23 +101,20 @@ def seer_scores(model: nn.Module, seer: SeerDecoder, batches: Iterable[dict[str,
     model's own decoder is from it. seer_leak and past_leak: the most that a logit changes, of the seer when the very
     word that it predicts is replaced, and of the model when a word that follows is (both in one sentence; 0 is right).
     """
-    sums, count, leaks, device = torch.zeros(3, dtype=torch.float64), 0, {}, next(model.parameters()).device
+    sums, count, leaks, device = torch.zeros(5, dtype=torch.float64), 0, {}, next(model.parameters()).device
     with mode(model, training=False), mode(seer, training=False):
         for batch in batches:
             if not len(batch["targets"]):
                 continue
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
             leaks = leaks or _leaks(model, seer, batch)
-            (conventional, foreseen), targets = two_decoders(model, seer, batch)[0].float(), batch["targets"]
-            right = (foreseen.argmax(-1) == targets).sum()
-            nll = label_smoothed_nll(foreseen, targets, reduction="sum")
-            apart = kl_divergence(foreseen, conventional, reduction="sum")
-            sums += torch.stack([nll, right.to(nll.dtype), apart]).cpu().double()
+            (conventional, foreseen), targets = two_decoders(model, seer, batch)[0], batch["targets"]
+            sums += compared_scores(foreseen, conventional, targets)
             count += len(targets)
     if not count:
         raise UserError("No token of these batches counts: check the data set.")
-    names = ("seer_loss", "seer_accuracy", "seer_kl")
-    return {**dict(zip(names, (sums / count).tolist(), strict=True)), **leaks}
+    nll, right, _, _, apart = (sums / count).tolist()
+    return {"seer_loss": nll, "seer_accuracy": right, "seer_kl": apart, **leaks}
 
 
 def _leaks(model: nn.Module, seer: SeerDecoder, batch: dict[str, Tensor]) -> dict[str, float]:
