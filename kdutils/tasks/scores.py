@@ -299,7 +299,8 @@ def compared_scores(teacher: Tensor, student: Tensor, targets: Tensor) -> Tensor
         for logits in (teacher, student)
         for one in (label_smoothed_nll(logits, targets, reduction="sum"), logits.argmax(-1).eq(targets).sum())
     ]
-    return torch.stack([one.double() for one in (*sums, kl_divergence(teacher, student, reduction="sum"))]).cpu()
+    sums.append(kl_divergence(teacher, student, reduction="sum"))
+    return torch.stack([one.to(sums[0].dtype) for one in sums]).cpu().double()
 
 
 @torch.no_grad()

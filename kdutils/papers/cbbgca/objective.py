@@ -136,7 +136,8 @@ def _as_many(chosen: Tensor, sentences: Tensor, words: Tensor, generator: torch.
     """As many words of each sentence as were chosen of it, but any: boolean (N,)."""
     place = torch.rand(len(words), device=words.device, generator=generator).masked_fill(~words, 2.0)
     # each word's rank in its sentence, in a random order with the words first: (N,)
-    order = (sentences.double() + place / 4).argsort()  # the numbers of sentences are whole
+    order = place.argsort()
+    order = order[sentences[order].argsort(stable=True)]
     count = torch.bincount(sentences)
     first = count.cumsum(0) - count
     rank = torch.empty_like(order)
@@ -165,10 +166,12 @@ def kd_weight(update: int, total: int, schedule: str = "linear", alpha: float = 
 class _Confidence(Formula):
     """w_t CE(p, y) + a_t KL(q || p); `teacher` (M, V): the logits of q at the M selected positions, in their order."""
 
-    def __init__(self, nll: Formula, teacher: Tensor, selected: Tensor, alpha: float, elsewhere: float) -> None:
+    def __init__(
+        self, nll: Formula, teacher: Tensor, selected: Tensor, alpha: float, elsewhere: float, exact: torch.dtype
+    ) -> None:
         self.nll, self.teacher, self.alpha, self.check = nll, teacher, alpha, nll.check
         # w_t, the weight of the labels, on the selected words and elsewhere: (N,)
-        weights = torch.full(selected.shape, elsewhere, dtype=torch.float64, device=selected.device)
+        weights = torch.full(selected.shape, elsewhere, dtype=exact, device=selected.device)
         self.labels = weights.masked_fill_(selected, 1.0 - alpha)
         # the row of the teacher at each selected position, -1 elsewhere: (N,)
         self.row = torch.where(selected, selected.cumsum(0) - 1, -1)
@@ -180,7 +183,7 @@ class _Confidence(Formula):
         nll, slope = self.nll.value_and_slope(rows, logp, p)
         value, at, q = self._parts(rows, logp, nll)
         # w_t (slope of CE): (1, n, V)
-        slope.mul_(self.labels[rows, None].to(slope.dtype))
+        slope.mul_(self.labels[rows, None])
         # ... + alpha (p - q) at the selected words
         return value, slope.index_add_(1, at, (p[:, at] - q), alpha=self.alpha)
 
@@ -193,7 +196,7 @@ class _Confidence(Formula):
         # KL(q || p) = sum_v q(v) [log q(v) - log p(v)]: (m,)
         apart = (q * (logq - logp[0, at])).sum(-1)
         # w_t CE + alpha KL: (n,)
-        return (self.labels[rows].to(nll.dtype) * nll).index_add(0, at, apart, alpha=self.alpha), at, q
+        return (self.labels[rows] * nll).index_add(0, at, apart, alpha=self.alpha), at, q
 
 
 def cbbgca_loss(
@@ -245,8 +248,9 @@ def cbbgca_loss(
         return rowwise(nll, (logits[None],), mask, reduction)
     # (1 - alpha) CE + alpha KL at the selected words, CE elsewhere: (n,)
     elsewhere = 1.0 if mix == "selected" else 1.0 - alpha
-    formula = _Confidence(nll, teacher_logits.detach(), chosen, alpha, elsewhere)
-    if precision(logits, teacher_logits) == torch.float64:
+    exact = precision(logits, teacher_logits)
+    formula = _Confidence(nll, teacher_logits.detach(), chosen, alpha, elsewhere, exact)
+    if exact == torch.float64:
         logits = logits.double()  # beside a teacher in double
     # reduced: a number, or (...) for "none"
     return rowwise(formula, (logits[None],), mask, reduction)
