@@ -255,7 +255,7 @@ def word_probabilities(task: Task, model: PreTrainedModel, split: str, rows: int
         for batch in task.fixed_batches(split, rows):
             batch = {name: one.to(model.device) if torch.is_tensor(one) else one for name, one in batch.items()}
             nll = label_smoothed_nll(counted_logits(model, batch), batch["targets"], reduction="none")
-            found.append(nll[batch["targets"] != EOS].neg().exp().float().cpu())
+            found.append(nll[batch["targets"] != EOS].neg().exp().clamp(max=1.0).float().cpu())  # rounding
     return torch.cat(found)
 
 
