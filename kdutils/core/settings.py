@@ -140,7 +140,8 @@ class Table:
             raise unknown("preset", preset, PRESETS)
         values = {name: setting.at(preset) for name, setting in self.settings.items()}
         pretrained, changed = {}, {}
-        if (overrides or {}).get("model", "demo") not in ("", "demo") and values.get("model") in ("", "demo"):
+        own = ("", "demo", "demo:teacher")
+        if (overrides or {}).get("model", "demo") not in own and values.get("model") in own:
             pretrained = {name: s.pretrained for name, s in self.settings.items() if s.pretrained is not None}
         values |= pretrained
         for name, value in (overrides or {}).items():

@@ -36,6 +36,7 @@ from kdutils.core.machine import device
 
 PAD, BOS, EOS = 0, 1, 2  # as in kdutils.data.batches
 DEMO = Path(__file__).parent / "demo"  # a small encoder that was pre-trained on the grammar: see kdutils.study.encoder
+TEACHER = DEMO.with_name("teacher")  # a masked language model that has learnt the grammar, from the same module
 # the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
 DROPOUTS = (
     "hidden_dropout_prob",
@@ -110,15 +111,17 @@ def pretrained(
     labels: tuple[str, ...] = (),
     dropout: float | None = None,
     notes: list[str] | None = None,
+    new_head: bool = False,
     **changes: float,
 ) -> PreTrainedModel:
     """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm", in float32.
 
-    labels: what a classifier will learn to tell apart; only then may its head be a new one, where the model has none or
-    one for another number of labels, and `notes` gets a sentence that says so. `dropout` replaces all of its dropout
-    rates, whatever its architecture calls them; `changes` override other fields of its configuration. Only safetensors
-    are read, and no code. Raises UserError when the model cannot be found or fetched, and for weights that are missing,
-    that have other shapes than the configuration says, or that it has no place for: those would be random, or unused.
+    labels: what a classifier will learn to tell apart; only then, or with `new_head`, may its head be a new one, where
+    the model has none or one for another number of labels, and `notes` gets a sentence that says so. `dropout` replaces
+    all of its dropout rates, whatever its architecture calls them; `changes` override other fields of its
+    configuration. Only safetensors are read, and no code. Raises UserError when the model cannot be found or fetched,
+    and for weights that are missing, that have other shapes than the configuration says, or that it has no place for:
+    those would be random, or unused.
     """
     loader = {
         "translation": AutoModelForSeq2SeqLM,
@@ -137,15 +140,15 @@ def pretrained(
             located(name), use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True, **changes,
         )  # fmt: skip
-    new = _check_weights(name, model, found, may_have_a_new_head=bool(labels))
+    new = _check_weights(name, model, found, may_have_a_new_head=new_head or bool(labels))
     if notes is not None and labels:
         notes += _about_head(name, new, tuple(config.id2label.values()), labels)
     return model
 
 
 def located(name: str) -> str:
-    """Where a model lies: "demo" is the small encoder of this package; any other name stays as it is."""
-    return str(DEMO) if name == "demo" else name
+    """Where a model lies: "demo" and "demo:teacher" are small ones of this package; any other name stays as it is."""
+    return {"demo": str(DEMO), "demo:teacher": str(TEACHER)}.get(name, name)
 
 
 def load_config(name: str) -> PreTrainedConfig:

@@ -1,12 +1,14 @@
-"""The demo's encoder: a small BERT, pre-trained on sentences and reviews of the grammar, as a start of fine-tuning.
+"""The models that come with the demo: small BERTs, pre-trained on the grammar and committed with their records.
 
 >>> settings = resolve(EXPERIMENTS, "demo", {"model": "demo"})      # any classification starts from it
 
-It is committed with its record in `kdutils/models/demo`. `python -m kdutils.study.encoder` trains it anew.
+"demo" has read sentences and reviews, and is where fine-tunings start; "demo:teacher" has read sentences only, until it
+knew them, and teaches masked language models. `python -m kdutils.study.encoder demo:teacher` trains it anew.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from kdutils.core.files import write_json
@@ -21,15 +23,22 @@ from kdutils.training.method import Method
 ROWS = {"train": 12_000, "validation": 200, "test": 200}
 # Of the reviews the first ones are those that a demo fine-tunes and tests on: they stay unread here.
 UNREAD = 6000
-SHAPE = {"width": 128, "layers": 3, "heads": 4, "feedforward": 256, "vocab_size": 1000, "max_length": 64}
-TRAINING = {
-    "max_words": 0, "max_tokens": 1500, "learning_rate": 3e-3, "warmup": 200, "updates": 4000, "eval_every": 500,
+SETTINGS = {
+    "demo": {
+        "width": 128, "layers": 3, "heads": 4, "feedforward": 256, "vocab_size": 1000, "max_length": 64, "max_words": 0,
+        "max_tokens": 1500, "learning_rate": 3e-3, "warmup": 200, "updates": 4000, "eval_every": 500,
+    },
+    "demo:teacher": {
+        "width": 128, "layers": 4, "heads": 4, "feedforward": 256, "vocab_size": 1000, "max_words": 0,
+        "train_rows": 20_000, "mask_probability": 0.15, "max_tokens": 1500, "learning_rate": 3e-3, "warmup": 300,
+        "updates": 6000, "eval_every": 500, "checkpoint_every": 500, "log_every": 100,
+    },
 }  # fmt: skip
 
 
-def settings() -> Settings:
-    """Masked language modelling as the demo has it, in the encoder's shape."""
-    return MaskedLM.settings_table.resolve("demo", {**SHAPE, **TRAINING})
+def settings(name: str = "demo") -> Settings:
+    """Masked language modelling as the demo has it, in the shape of one of the models."""
+    return MaskedLM.settings_table.resolve("demo", SETTINGS[name])
 
 
 def corpus() -> Corpus:
@@ -42,15 +51,16 @@ def corpus() -> Corpus:
     return Corpus("demo", "text", texts, languages=("en",))
 
 
-def pretrain(runs: str | Path = "runs", folder: Path = build.DEMO) -> None:
-    """Trains the encoder, which takes minutes, and writes it to `folder` in half precision, with its record."""
-    chosen = settings()
-    task, trained = MaskedLM(chosen, corpus()), Path(runs) / "encoder"
+def pretrain(name: str = "demo", runs: str | Path = "runs", folder: Path | None = None) -> None:
+    """Trains a model, which takes minutes, and writes it to `folder` in half precision, with its record."""
+    chosen, folder = settings(name), folder or Path(build.located(name))
+    task, trained = MaskedLM(chosen, corpus() if name == "demo" else None), Path(runs) / folder.name
     if kept.result(trained) is None:
         model = task.model(0)
         fitted = kept.train(
             model, Method(), task.training_batches(0), task.recipe(), trained, seed=0, cores=chosen.threads,
-            evaluate=task.validate, identity=chosen.digest, description="encoder",
+            evaluate=lambda now: {**task.validate(now), **task.truth(now, "validation")}, identity=chosen.digest,
+            description=name,
         )  # fmt: skip
         kept.export(trained, model.half(), task.tokenizer)
         facts = {"history": fitted.history, "minutes": fitted.seconds / 60, "provenance": provenance()}
@@ -62,4 +72,4 @@ def pretrain(runs: str | Path = "runs", folder: Path = build.DEMO) -> None:
 
 
 if __name__ == "__main__":
-    pretrain()
+    pretrain(*sys.argv[1:2])

@@ -21,7 +21,7 @@ from kdutils.core.settings import Settings, Table
 from kdutils.tasks.base import Task
 from kdutils.training.method import Method
 
-FOLDERS = ("data", "model", "tokenizer", "downstream")  # settings that may name a folder
+FOLDERS = ("data", "model", "teacher_start", "tokenizer", "downstream")  # settings that may name a folder
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from kdutils.training.method import Method
 # what decides a teacher; everything else is about students
 DECIDING = (
     "data", "language", "max_words", "train_rows", "validation_rows", "test_rows", "data_seed", "test_split",
-    "tokenizer", "vocab_size", "max_length", "mask_probability", "width", "layers", "heads", "feedforward", "dropout",
-    "max_tokens", "accumulation", "schedule", "weight_decay", "clip", "precision",
+    "teacher_start", "tokenizer", "vocab_size", "max_length", "mask_probability", "width", "layers", "heads",
+    "feedforward", "dropout", "max_tokens", "accumulation", "schedule", "weight_decay", "clip", "precision",
     "teacher_updates", "teacher_learning_rate", "teacher_seed",
 )  # fmt: skip
 

@@ -35,6 +35,7 @@ class MaskedLM(Task):
             "model", "", "bert-base-uncased", "bert-base-uncased",
             "the teacher, of the hub or a folder; empty: one is pre-trained here",
         ),
+        Setting("teacher_start", "", "", "", "an encoder that its pre-training starts from, under a new head"),
         Setting("tokenizer", "", "", "", "tokenizer of a teacher that is pre-trained here; empty: trained here too"),
         Setting("vocab_size", 1200, 0, 0, "entries of the vocabulary, if it is trained here"),
         Setting("max_length", 48, 128, 512, "tokens a piece; longer texts are split"),
@@ -91,7 +92,7 @@ class MaskedLM(Task):
         )  # fmt: skip
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        if name := self.settings.model or self.settings.tokenizer:
+        if name := self.settings.model or self.settings.teacher_start or self.settings.tokenizer:
             return b.load_tokenizer(name)
         return b.train_tokenizer((row["text"] for row in self.corpus.splits["train"]), self.settings.vocab_size, "text")
 
@@ -101,8 +102,9 @@ class MaskedLM(Task):
 
     def _model(self) -> PreTrainedModel:
         """The teacher at its starting point: from the hub or a folder, or untrained in the shape of the settings."""
-        if self.settings.model:
-            return build.pretrained(self.settings.model, "masked_lm", dropout=self.settings.dropout)
+        s = self.settings
+        if name := s.model or s.teacher_start:
+            return build.pretrained(name, "masked_lm", dropout=s.dropout, new_head=not s.model)
         return build.masked_lm(len(self.tokenizer), **self._shape(), max_length=self.settings.max_length)
 
     def _budget(self) -> dict[str, int]:
