@@ -31,7 +31,7 @@ SETTINGS = {
     "demo:teacher": {
         "width": 128, "layers": 4, "heads": 4, "feedforward": 256, "vocab_size": 1000, "max_words": 0,
         "train_rows": 20_000, "mask_probability": 0.15, "max_tokens": 1500, "learning_rate": 3e-3, "warmup": 300,
-        "updates": 6000, "eval_every": 500, "checkpoint_every": 500, "log_every": 100,
+        "updates": 6000, "eval_every": 500, "checkpoint_every": 500, "log_every": 100, "threads": 2,
     },
 }  # fmt: skip
 
