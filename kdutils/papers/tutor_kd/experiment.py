@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedModel
 
+from kdutils.core.errors import UserError
+from kdutils.core.machine import device
 from kdutils.core.settings import Setting, Settings
 from kdutils.models.build import load_config, loading, located
 from kdutils.models.forward import mode
-from kdutils.papers.tutor_kd.method import PlainKD, TutorKD
+from kdutils.papers.tutor_kd.method import Distillation, PlainKD, TutorKD
 from kdutils.papers.tutor_kd.objective import modified_teacher_logit
 from kdutils.papers.tutor_kd.student import judging_student, predicting_student, student_config
-from kdutils.study import exams, kept
+from kdutils.study import exams, kept, running
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
 from kdutils.study.teachers import teacher_of
 from kdutils.tasks.base import Task
@@ -269,13 +271,30 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
     return exams.examine(trial.folder / "model", trial.settings, trial.seed, trial.folder, until=trial.until)
 
 
-def student_of(folder: Path) -> PreTrainedModel:
-    """The student that an arm left in its folder, in evaluation mode, as plain transformers loads it."""
-    check_weights(folder, (kept.result(folder) or {}).get("weights") or {})
-    kind = load_config(str(folder / "model")).architectures[0]
-    loader = {one.__name__: one for one in (ElectraForMaskedLM, ElectraForPreTraining)}[kind]
-    with loading("model", str(folder / "model")):
-        return loader.from_pretrained(folder / "model", use_safetensors=True).eval()
+def trained(
+    experiment: Experiment, task: Tutoring, arm: str, seed: int = 1, runs: str | Path = "runs"
+) -> tuple[PreTrainedModel, Distillation]:
+    """The student of a finished arm, as plain transformers loads it, and its method with teacher, tutor and projection.
+
+    All in evaluation mode, on the device. Raises UserError where the arm is not finished, or its weights are damaged.
+    """
+    arm_folder = running.folder(experiment, task.settings, runs) / f"seed-{seed}" / experiment.arm(arm).name
+    found = kept.result(arm_folder)
+    if found is None:
+        raise UserError(
+            f"There is no finished model in {arm_folder / 'model'}: run the experiment for seed {seed} first."
+        )
+    check_weights(arm_folder, found["weights"])
+    name = str(arm_folder / "model")
+    with loading("model", name):
+        loader = ElectraForPreTraining if "ForPreTraining" in load_config(name).architectures[0] else ElectraForMaskedLM
+        student = loader.from_pretrained(name, use_safetensors=True).to(device()).eval()
+    method = experiment.arm(arm).method(task.settings)
+    method.teacher = teacher_of(task, runs).to(device()).eval().requires_grad_(False)
+    with torch.random.fork_rng():
+        method.attach(student)
+    kept.load_beside(arm_folder, method.modules())
+    return student, method
 
 
 EXPERIMENTS = (Experiment("tutor_kd", Tutoring, SETTINGS, ARMS, extra_scores, exam),)
