@@ -61,7 +61,9 @@ class Distillation(Method):
         self.layers = layer_map(teacher.num_hidden_layers, model.config.num_hidden_layers)
         if teacher.num_attention_heads != model.config.num_attention_heads:
             raise UserError("Attention is compared head by head: the student needs as many heads as its teacher.")
-        self.networks["projection"] = nn.Linear(model.config.hidden_size, teacher.hidden_size).to(model.device)
+        self.networks["projection"] = nn.Linear(model.config.hidden_size, teacher.hidden_size).to(
+            model.device, model.dtype
+        )
 
     def taught(self) -> BertForMaskedLM:
         """The teacher. Raises UserError when a method was made without one."""
@@ -165,7 +167,7 @@ class TutorKD(Distillation):
         super().attach(model)
         config = self.taught().config
         if self.sampler == "tutor":
-            self.networks["tutor"] = tutor_head(config.hidden_size, config.vocab_size).to(model.device)
+            self.networks["tutor"] = tutor_head(config.hidden_size, config.vocab_size).to(model.device, model.dtype)
         self.baseline, self.earned = self.baseline.to(model.device), self.earned.to(model.device)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
