@@ -31,7 +31,8 @@ NEEDED = ("paper", "preset", "seed", "arms", "metrics")
 SELECTED = {"translation": "loss", "classification": "accuracy"}  # before records said by what
 WORDS = {str: "text", int: "a whole number", NUMBER: "a number"}
 TUNING_SEEDS = range(11, 20)  # on which settings are chosen; a verdict never rests on them
-BY_ANOTHER_ROAD = {"data", "test_split", "model"}  # where a bed's corpus or start was taken from; its rows decide
+# where a bed's corpus or start was taken from; its rows decide
+BY_ANOTHER_ROAD = {"data", "test_split", "model", "teacher_start"}
 ROWS = {"train_rows", "validation_rows", "test_rows", "data_seed", "max_words"}  # they choose rows of the same corpus
 
 
