@@ -216,8 +216,8 @@ class TutorKD(Distillation):
         if self.logits == "plain":
             return kl_divergence(replaced, judged, reduction="sum")
         # a^T of every token, 1 where nothing was chosen: (B S,)
-        right = torch.ones_like(judged, dtype=torch.float32).flatten()
-        right[batch["positions"]] = modified_teacher_logit(masked, batch["targets"], written)
+        chosen = modified_teacher_logit(masked, batch["targets"], written)
+        right = chosen.new_ones(judged.numel()).index_copy(0, batch["positions"], chosen)
         some = batch["tokens"]
         return modified_logit_loss(judged.flatten()[some], right[some], reduction="sum")
 
