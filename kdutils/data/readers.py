@@ -36,7 +36,7 @@ TEXT_PAIRS = (
     ("question1", "question2"),
     ("question", "sentence"),
 )
-LABELS = ("label", "labels")
+LABELS = ("label", "labels", "intent")
 SCORES = ("score", *LABELS)
 TEXTS = ("text", "sentence", "document", "content", "review")
 OUR_COLUMNS = {
