@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -169,8 +169,8 @@ def _routed() -> tuple[str, str]:
     before, after = _gradients(1.0, 0.0), _gradients(2.0, 1.0)
     tutor, student = (float((new - old).norm() / old.norm()) for old, new in zip(before, after, strict=True))
     told = (
-        f"On the same draw of four words, the tutor's gradient changes by {tutor:.2g} of its length, and the student's, "
-        f"with its projection and its head, by {student:.2g}."
+        f"On the same draw of four words, the tutor's gradient changes by {tutor:.2g} times its length, and the "
+        f"student's, with its projection and its head, by {student:.2g}."
     )
     return ROUTED[{(True, False): 0, (False, True): 1, (True, True): 2}.get((tutor > 1e-6, student > 1e-6), 3)], told
 
@@ -251,7 +251,7 @@ EXERCISES = {
         "a function of the teacher's logits (n, V) on the written text, of the original and of the written words (n,) "
         "that returns the teacher's reward R_T (n,) of each",
         _right_reward,
-        hint="What does the teacher believe of either word, and what should the tutor earn where it wrote the same one?",
+        hint="What does the teacher believe of either word, and what should the tutor earn for the same word?",
     ),
     "route": prediction(
         "your prediction of whose gradients change, on one and the same draw, when all rewards are doubled and 1 is "
