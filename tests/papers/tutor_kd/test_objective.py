@@ -276,6 +276,23 @@ def test_the_policy_gradient_is_minus_the_gradient_of_the_expected_reward():
         assert (torch.stack(single) - leaf.grad).abs().max() > 0.1
 
 
+def test_the_mean_reward_taken_off_makes_the_gradient_vary_less():
+    """Exactly, over all tokens: the mean of the squared gradient, whose mean is the same."""
+    z, rewards = (
+        torch.linspace(-1, 1, 6).double().requires_grad_(),
+        torch.tensor([0.9, 0.7, 1.1, 0.8, 1.0, 0.6]).double(),
+    )
+    p, squares = z.detach().softmax(-1), {}
+    for baseline in (0.0, float(p @ rewards)):
+        slopes = [
+            torch.autograd.grad(policy_gradient_loss(z, torch.tensor(v), rewards[v], baseline=baseline), z)[0]
+            for v in range(6)
+        ]
+        squares[baseline] = sum(share * slope.square().sum() for share, slope in zip(p, slopes, strict=True))
+    plain, less = squares.values()
+    assert less < 0.1 * plain
+
+
 def test_a_word_that_earned_is_written_more_often_and_one_that_cost_less_often():
     z, tokens = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True), torch.tensor([1, 1])
     policy_gradient_loss(z, tokens, torch.tensor([0.5, -0.5]).double(), reduction="sum").backward()
