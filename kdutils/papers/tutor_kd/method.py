@@ -44,6 +44,8 @@ class Distillation(Method):
     attention: whether attention scores are followed. inverted_mask: as in `attention_mask`.
     """
 
+    predicts = True  # whether the student has a vocabulary head
+
     def __init__(
         self,
         weights: Iterable[float] = WEIGHTS,
@@ -61,6 +63,9 @@ class Distillation(Method):
         self.layers = layer_map(teacher.num_hidden_layers, model.config.num_hidden_layers)
         if teacher.num_attention_heads != model.config.num_attention_heads:
             raise UserError("Attention is compared head by head: the student needs as many heads as its teacher.")
+        if (model.get_output_embeddings() is not None) != self.predicts:
+            wanted = "predicting_student" if self.predicts else "judging_student"
+            raise UserError(f"The student has a head that this method does not train: make it by `{wanted}`.")
         self.networks["projection"] = nn.Linear(model.config.hidden_size, teacher.hidden_size).to(
             model.device, model.dtype
         )
@@ -156,11 +161,12 @@ class TutorKD(Distillation):
                                   ("kind of logits", logits, LOGITS)):  # fmt: skip
             if name not in known:
                 raise unknown(what, name, known)
-        if not 0 <= baseline < 1 or not all(0 <= one < math.inf for one in rewards):
+        if not 0 <= baseline < 1 or len(rewards) != 2 or not all(0 <= one < math.inf for one in rewards):
             raise UserError(
-                f"Rewards {rewards} must not be negative, and a baseline from 0 to below 1, not {baseline}."
+                f"Rewards {rewards} must be two factors of at least 0, a baseline from 0 to below 1, not {baseline}."
             )
         self.sampler, self.rewards, self.steps, self.logits = sampler, tuple(rewards), steps, logits
+        self.predicts = logits == "plain"
         self.decay, self.baseline, self.earned = baseline, torch.zeros(()), torch.zeros(2)
 
     def attach(self, model: PreTrainedModel) -> None:
@@ -204,7 +210,7 @@ class TutorKD(Distillation):
             return teacher.get_output_embeddings()(features), hidden
 
     def study(self, model: nn.Module, batch: dict[str, Tensor], text: Tensor) -> tuple[Tensor, Seen]:
-        if self.logits == "modified":
+        if not self.predicts:
             return super().study(model, batch, text)
         with only_at(model, batch["positions"]):
             return super().study(model, batch, text)

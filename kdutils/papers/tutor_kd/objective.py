@@ -54,6 +54,7 @@ def student_reward(modified_teacher: Tensor, student_logit: Tensor) -> Tensor:
     modified_teacher: a^T (...); student_logit: o (...). It has no gradient. The summary of the paper speaks of the
     distillation loss; the released code takes the absolute difference (`distillation.py`, 212 and 213).
     """
+    _check_same(student_logit, modified_teacher)
     # |a^T - sigmoid(o)|: (...)
     return (modified_teacher.detach() - _exact(student_logit.detach()).sigmoid()).abs()
 
@@ -100,9 +101,11 @@ def modified_logit_loss(
     student_logit: o (...) of the student on the written text; modified_teacher: a^T (...), 1 where nothing was chosen.
     It is least, H(a^T) and not 0, where sigmoid(o) = a^T. `distillation.py`, 212.
     """
-    logit = _exact(student_logit)
+    _check_same(student_logit, modified_teacher)
+    check_positions(student_logit.shape, mask, reduction)
+    logit, right = _exact(_kept(student_logit, mask)), _kept(modified_teacher.detach(), mask)
     # binary cross-entropy of sigmoid(o) under a^T, from the logit, so that none is too large: (...)
-    value = F.binary_cross_entropy_with_logits(logit, modified_teacher.detach().to(logit), reduction="none")
+    value = F.binary_cross_entropy_with_logits(logit, right.to(logit), reduction="none")
     return _reduced(value, mask, reduction)
 
 
@@ -117,13 +120,16 @@ def hidden_loss(
 
     student_hidden: L + 1 tensors (..., d_S), the embeddings first; teacher_hidden: as many (..., d), of the layers
     that `layer_map` names; projection: W and c, one for all layers, also where the widths are equal. mask (...).
-    Raises UserError where their numbers differ.
+    Raises UserError where their numbers differ, or the shapes of W h + c and h'.
     """
     _check_layers(student_hidden, teacher_hidden)
+    check_positions(student_hidden[0].shape[:-1], mask, reduction)
     total = 0.0
     for ours, theirs in zip(student_hidden, teacher_hidden, strict=True):
+        projected = projection(_kept(ours, mask))
+        _check_same(projected, theirs)
         # W h + c - h': (..., d)
-        apart = _exact(projection(ours)) - _exact(theirs.detach())
+        apart = _exact(projected) - _exact(_kept(theirs.detach(), mask))
         # ... + the mean over the d dimensions of its square: (...)
         total = total + apart.square().mean(-1)
     return _reduced(total, mask, reduction)
@@ -196,10 +202,9 @@ def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
 
 def probabilities(logits: Tensor, *tokens: Tensor) -> list[Tensor]:
     """p(token) for each of some tokens (...), from logits (..., V), without gradient. [(...), ...]"""
-    z = logits.detach()
-    # log sum_v exp z(v): (...)
-    whole = _exact(z).logsumexp(-1)
-    return [(_at(z, token) - whole).exp() for token in tokens]
+    # the softmax, and not exp(z - log sum_v exp z(v)), which large logits would round: (..., V)
+    p = _exact(logits.detach()).softmax(-1)
+    return [_at(p, token) for token in tokens]
 
 
 def check_weights(weights: Sequence[float]) -> tuple[float, ...]:
@@ -209,14 +214,21 @@ def check_weights(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(weight) for weight in weights)
 
 
-def _at(logits: Tensor, tokens: Tensor) -> Tensor:
-    """The logit of one token a position: (...)."""
-    return _exact(logits.gather(-1, tokens[..., None])[..., 0])
+def _at(values: Tensor, tokens: Tensor) -> Tensor:
+    """Of (..., V) the logit or the probability of one token a position: (...)."""
+    return _exact(values.gather(-1, tokens[..., None])[..., 0])
 
 
 def _exact(values: Tensor) -> Tensor:
     """In float32 at least, also under autocast."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values (...) or (..., d), 0 where nothing counts: a NaN would turn the gradient of 0 there into NaN."""
+    if mask is None:
+        return values
+    return values.where(mask.bool()[(..., *[None] * (values.ndim - mask.ndim))], 0.0)
 
 
 def _reduced(values: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
@@ -232,6 +244,12 @@ def _check_tokens(logits: Tensor, *tokens: Tensor) -> None:
         if one.shape != logits.shape[:-1]:
             wanted = tuple(logits.shape[:-1])
             raise UserError(f"Logits {tuple(logits.shape)} need tokens of the shape {wanted}, not {tuple(one.shape)}.")
+
+
+def _check_same(ours: Tensor, theirs: Tensor) -> None:
+    if ours.shape != theirs.shape:
+        shapes = f"{tuple(ours.shape)} and {tuple(theirs.shape)}"
+        raise UserError(f"Student and teacher are compared number by number: they need one shape, not {shapes}.")
 
 
 def _check_layers(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
