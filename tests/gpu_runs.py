@@ -54,6 +54,11 @@ EXPERIMENTS = {
         **TRAINED, "train_rows": 60, "layers": 2, "student_layers": 1, "teacher_updates": 4, "downstream_rows": 16,
         "downstream_test_rows": 12, "downstream_epochs": 1, "downstream_batch": 8,
     },
+    "tutor_kd/masked_lm": {
+        **TRAINED, "model": "", "train_rows": 60, "layers": 2, "student_layers": 1, "student_width": 8,
+        "student_embedding": 6, "teacher_updates": 4, "downstream_rows": 16, "downstream_test_rows": 12,
+        "downstream_epochs": 1, "downstream_batch": 8, "reward_baseline": 0.9,
+    },
 }  # fmt: skip
 TIMES = ("minutes", "seconds_per_update", "latency_ms", "peak_memory_mb")
 
@@ -69,6 +74,10 @@ DEMO = {
         "downstream_rows": 32, "downstream_test_rows": 12, "downstream_epochs": 1, "vocab_size": 1000,
     },
     "self_distillation": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
+    "tutor_kd": {
+        "train_rows": 200, "updates": 6, "eval_every": 3, "downstream_rows": 32, "downstream_test_rows": 12,
+        "downstream_epochs": 1,
+    },
     "start_here": {"train_rows": 40, "updates": 4, "eval_every": 2},
 }  # fmt: skip
 SHAPE = {

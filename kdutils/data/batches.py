@@ -68,11 +68,7 @@ def collate_translation(pad: int = PAD, bos: int = BOS) -> Callable[[list[Exampl
         labels, content = _padded([row["target"] for row in rows], IGNORED)
         decoder = torch.full_like(labels, bos)
         decoder[:, 1:] = torch.where(content[:, 1:] == 1, labels[:, :-1], pad)
-        return {
-            **_inputs([row["source"] for row in rows], pad),
-            "decoder_input_ids": decoder,
-            **_counted(labels),
-        }
+        return {**_inputs([row["source"] for row in rows], pad), "decoder_input_ids": decoder, **_counted(labels)}
 
     return collate
 

@@ -39,12 +39,8 @@ DEMO = Path(__file__).parent / "demo"  # a small encoder that was pre-trained on
 TEACHER = DEMO.with_name("teacher")  # a masked language model that has learnt the grammar, from the same module
 # the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
 DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "seq_classif_dropout",
-)
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
+)  # fmt: skip
 
 
 def translation_model(

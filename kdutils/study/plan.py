@@ -188,10 +188,8 @@ class _Outline:
         if self.kind == "masked_lm":  # a teacher that would be trained first has the shape of the settings
             self.settings = settings.changed(model=settings.model or UNTRAINED)
             started = time.process_time()
-            (
-                self.truth(self.model(0), "validation"),
-                self.truth(self.model(0), "test"),
-            )  # takes the grammar its time, once
+            for split in ("validation", "test"):
+                self.truth(self.model(0), split)  # takes the grammar its time, once
             self.prepared += time.process_time() - started
 
     def _looked_up(self) -> dict[str, Any]:
@@ -261,10 +259,8 @@ class _Outline:
         size, lengths = self.split_sizes[split], [max(one) for one in self.examples[split].lengths()]
         mean = sum(lengths) / len(lengths)
         near = sorted(range(len(lengths)), key=lambda i: abs(lengths[i] - mean))
-        cells = (
-            (ASSUMED["timed"] if self.meter.timing else ASSUMED["counted"]) / 6 / build.parameter_count(self.model(0))
-        )
-        cells = min(size.cells / size.batches, cells)
+        operations = ASSUMED["timed" if self.meter.timing else "counted"]
+        cells = min(size.cells / size.batches, operations / 6 / build.parameter_count(self.model(0)))
         chosen = [self.examples[split][i] for i in near[: max(1, int(cells // mean))]]
         draws = (torch.Generator().manual_seed(0),) if self.kind == "masked_lm" else ()
         part = min(1.0, (rows or size.rows) / size.rows)

@@ -83,8 +83,7 @@ def run(
                     clear_run(seed_folder / arm.name)
             if main_process():
                 write_json(seed_folder / "record.json", _record(experiment, task, seed, seed_folder))
-    found = finished(experiment, settings, runs)
-    return [record for record in found if record["seed"] in seeds]
+    return [record for record in finished(experiment, settings, runs) if record["seed"] in seeds]
 
 
 def finished(experiment: Experiment, settings: Settings, runs: str | Path = "runs") -> list[Record]:

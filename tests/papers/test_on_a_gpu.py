@@ -26,6 +26,7 @@ IN_PIECES = {
         "lssd/one_to_many",
         "intra_distillation/classification",
         "self_distillation/classification",
+        "tutor_kd/masked_lm",
     ],
     "9.0": [
         "r_drop/classification",

@@ -17,6 +17,8 @@ from kdutils.papers.lssd.method import LSSD
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.papers.seer_forcing.method import SeerForcing
 from kdutils.papers.self_distillation.method import EMA, SDA, SDV, Itself, SelfEnsemble
+from kdutils.papers.tutor_kd.method import PlainKD, TutorKD
+from kdutils.papers.tutor_kd.student import judging_student, predicting_student, student_config
 from kdutils.tasks.multilingual import tag
 from kdutils.training.loop import _Loop, fit
 from kdutils.training.method import Method, SquaredError
@@ -60,6 +62,16 @@ def masked():
     return masked_lm(len(tokenizer), **SHAPE), Batches(rows, collate_masked_lm(tokenizer, 0.3), batch_size=6)
 
 
+def judged():
+    net, batches = masked()
+    return judging_student(student_config(net.config, 1, 8, 6), seed=1), batches
+
+
+def predicted():
+    net, batches = masked()
+    return predicting_student(student_config(net.config, 1, 8, 6), seed=1), batches
+
+
 def taught(method: Method, teacher: nn.Module) -> Method:
     method.teacher = teacher
     return method
@@ -72,6 +84,10 @@ def lssd(**options) -> Method:
 
 def cbbgca(**options) -> Method:
     return taught(CBBGCA(threshold=1 / tiny.VOCABULARY, **options), CMLM(tiny.model(seed=3)))
+
+
+def tutored(**options) -> Method:
+    return taught(TutorKD(**options), masked()[0])
 
 
 # a method, what it is trained on, and the networks that one of its updates passes: the first and the second, where
@@ -110,6 +126,15 @@ METHODS = {
     "sdv": (lambda: SDV(3), classes, (1, 2)),
     "exponential average": (EMA, classes, 2),
     "the present self": (Itself, classes, 2),
+    "kd": (lambda: taught(PlainKD(), masked()[0]), predicted, 2),
+    "tutor_kd": (tutored, judged, 3),
+    "with a running mean": (lambda: tutored(baseline=0.9), judged, 3),
+    "alternating steps": (lambda: tutored(steps="alternating"), judged, 3),
+    "the teacher's samples": (lambda: tutored(sampler="teacher"), judged, 3),
+    "the likeliest words": (lambda: tutored(sampler="argmax"), judged, 3),
+    "random words": (lambda: tutored(sampler="random"), judged, 3),
+    "plain logits": (lambda: tutored(logits="plain"), predicted, 3),
+    "masks turned round": (lambda: tutored(inverted_mask=True), judged, 0),  # one of four dimensions is taken as it is
 }
 
 
