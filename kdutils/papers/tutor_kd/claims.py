@@ -31,6 +31,14 @@ def _on_held_out(*names: str) -> Callable[[list[dict]], Values]:
     return measure
 
 
+def _earned_by_policy(records: Sequence[dict]) -> Values:
+    """R_T + R_S of the tutor's words on held-out text, minus those of a tutor that is trained by its KL alone."""
+    having = [record for record in records if {OURS, "kl_only"} <= record["arms"].keys()]
+    names = ("test_tutor_teacher_reward", "test_tutor_student_reward")
+    parts = [measures.gain(name, OURS, "kl_only")(having) for name in names if having]
+    return {seed: sum(part[seed] for part in parts) for seed in parts[0]} if parts else {}
+
+
 def _gain_by_size(records: Sequence[dict]) -> Values:
     """Rank correlation of the student's layers with the lead over KD: -1 where every smaller student gains more."""
     return trend(dict(sweep_gain(records, "exam_macro", OURS, KD, "student_layers")))
@@ -75,6 +83,9 @@ CLAIMS = (
           _on_held_out("teacher_reward", "student_reward"), paper="what the objective says",
           source="follows from the policy gradient, if it works", unit="reward", rank="table",
           words="reward over the teacher's samples"),
+    Claim("T6k", "They earn more than the words of a tutor that is trained by its KL to the teacher alone.",
+          _earned_by_policy, paper="not compared", source="ours: the control that shows the policy gradient at work",
+          unit="reward", words="reward over a tutor without policy gradient"),
     Claim("T7", "They are easy for the teacher: it sees the original word better than with the teacher reward off.",
           gain("no_teacher_reward", metric="test_tutor_easy"), paper="the mechanism of the abstract, no number",
           source="abstract", unit="probability", rank="table", words="p_T(x | X'), teacher reward on over off"),

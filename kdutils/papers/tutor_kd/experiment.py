@@ -221,6 +221,7 @@ ARMS = (
     arm("no_student_reward", "without student reward", tutored(rewards=(1.0, 0.0))),
     arm("plain_logit", "tutor, plain logits", tutored(logits="plain"), predicts),
     arm("no_tutor_kl", "without the tutor's KL", tutored(tutor_weight=0.0)),
+    arm("kl_only", "tutor by its KL alone", tutored(policy_weight=0.0)),
     arm("no_attention", "without attention loss", tutored(attention=False)),
     arm("alternating", "alternating steps", tutored(steps="alternating")),
     arm("running_mean", "reward minus its running mean", tutored(baseline=0.99)),
