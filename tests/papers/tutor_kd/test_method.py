@@ -755,7 +755,7 @@ def test_the_scores_are_means_over_the_words_of_all_batches(sampler, logits, tea
         for name, values in expected.items():
             assert found[f"{who}_{name}"] == pytest.approx(values.sum().item() / words, rel=1e-5), (who, name)
         if who == own:
-            assert found["loss"] == pytest.approx(float(right["logit"]), rel=1e-5)
+            assert found["loss"] == pytest.approx(right["logit"].item(), rel=1e-5)
 
 
 def test_the_scores_are_always_the_same_and_leave_everything_as_it_was(teacher, data, tokenizer):
