@@ -569,9 +569,13 @@ def test_alternating_updates_teach_the_tutor_and_then_the_student(teacher, data,
     student = student_of(teacher)
     joint = step(taught(TutorKD, teacher, student), student, data)
     method = taught(TutorKD, teacher, student, steps="alternating")
-    kinds = {}
+    kinds, recorded = {}, []
+    for net in (method.networks["tutor"], student):
+        net.register_forward_hook(lambda *_: recorded.append(torch.is_grad_enabled()))
     for name, now in (("odd", ODD), ("even", EVEN)):
+        recorded.clear()
         found = gradients(method, student, data, now)
+        assert recorded == [name == "odd", name == "even"]  # nothing is kept for a backward pass that never comes
         kinds[name] = [torch.zeros(()) if g is None else g for g in found.values()]
         for weight, gradient in found.items():
             assert (gradient is not None) == (weight.startswith("tutor") == (name == "odd")), weight
@@ -749,9 +753,9 @@ def test_the_scores_are_means_over_the_words_of_all_batches(sampler, logits, tea
             "kept": (written == original).double(), "entropy": -(p * p.log()).sum(-1),
         }  # fmt: skip
         for name, values in expected.items():
-            assert found[f"{who}_{name}"] == pytest.approx(float(values.sum()) / words, rel=1e-5), (who, name)
+            assert found[f"{who}_{name}"] == pytest.approx(values.sum().item() / words, rel=1e-5), (who, name)
         if who == own:
-            assert found["loss"] == pytest.approx(float(right["logit"]), rel=1e-5)
+            assert found["loss"] == pytest.approx(right["logit"].item(), rel=1e-5)
 
 
 def test_the_scores_are_always_the_same_and_leave_everything_as_it_was(teacher, data, tokenizer):
@@ -764,6 +768,8 @@ def test_the_scores_are_always_the_same_and_leave_everything_as_it_was(teacher, 
     torch.manual_seed(4)
     assert method.extra_scores(student, iter([data])) == first
     assert student.training and method.networks["tutor"].training and not teacher.training
+    assert method.extra_scores(student.eval(), [data]) == first  # dropout was off
+    student.train()
     assert all(not one.any() for one in (method.earned, method.baseline))
     for net, weights in zip((student, method.networks), before, strict=True):
         assert all(torch.equal(one, weights[name]) for name, one in net.state_dict().items())
