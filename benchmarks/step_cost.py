@@ -5,8 +5,8 @@
     python benchmarks/step_cost.py intra_distillation --set passes_form=recomputed
 
 A step is: loss, backward, optimiser, those of networks trained beside the model included, in the precision that
-training has on this device. The floor is the method's `passes`: forward-and-backward passes over the batch. Masked
-language models are counted more finely (`masked_lm_floor`), since the plain step projects 15 % of the positions onto
+training has on this device. The floor is the method's `passes`: forward-and-backward passes over the batch. DistilBERT
+is counted in the measured shape (`masked_lm_floor`), since the plain step projects 15 % of the positions onto
 the vocabulary and a distilling one all of them, for the student and for the teacher. Plain and method steps alternate,
 so that a slow moment of the machine hits both; the median of the ratios is reported with its quartiles. Memory is the
 most that a process of its own held above what it held before its first step (on a GPU: that tensors took; elsewhere
@@ -39,6 +39,8 @@ from kdutils.models import build
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.method import CBBGCA
 from kdutils.papers.distilbert.student import student_config
+from kdutils.papers.tutor_kd import student as tutored
+from kdutils.papers.tutor_kd.method import TutorKD
 from kdutils.study.experiment import Experiment, plain
 from kdutils.training.method import Method, SquaredError, Step
 
@@ -63,7 +65,7 @@ def main() -> None:
 
 def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each arm with a method of its own, against the plain one; of the paper's own and its variants one."""
-    settings = experiment.settings.resolve("demo", parse_assignments(options.set))
+    settings = settings_of(experiment, options)
     kept = {arm.name: arm.method(settings) for arm in experiment.arms}
     if experiment.paper in kept:  # the others of its class are variants of it
         first = {type(method): name for name, method in reversed(kept.items())}
@@ -79,7 +81,7 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
             {
                 "task": experiment.name,
                 "method": name,
-                "floor": masked_lm_floor(options) if experiment.task.kind == "masked_lm" else method.passes,
+                "floor": masked_lm_floor(options) if experiment.paper == "distilbert" else method.passes,
                 "plain_ms": 1000 * seconds,
                 "time": statistics.median(ratios),
                 "time_quartiles": [quartiles[0], quartiles[2]],
@@ -88,6 +90,15 @@ def measure(experiment: Experiment, options: argparse.Namespace) -> list[dict[st
             }  # fmt: skip
         )
     return rows
+
+
+def settings_of(experiment: Experiment, options: argparse.Namespace) -> Settings:
+    """Those of the demo with what was changed; of Tutor-KD in the measured shape too, for its `passes` count it."""
+    settings = experiment.settings.resolve("demo", parse_assignments(options.set))
+    if experiment.paper != "tutor_kd":
+        return settings
+    shape = {**shape_of(options, 2 * options.layers), "vocab_size": options.vocabulary, "mask_probability": 0.15}
+    return settings.changed(model="", student_layers=options.layers, **shape)
 
 
 def method_of(experiment: Experiment, name: str, settings: Settings) -> Method:
@@ -101,10 +112,15 @@ def stepper(experiment: Experiment, method: Method, options: argparse.Namespace)
     torch.manual_seed(0)
     device = machine.device()
     kind = experiment.task.kind
-    model = make_model(kind, options).to(device).train()
+    model = make_model(kind, options)
     if kind == "masked_lm":
         teacher = build.masked_lm(options.vocabulary, **shape_of(options, 2 * options.layers))
         method.teacher = teacher.to(device).eval().requires_grad_(False)
+        if experiment.paper == "tutor_kd":
+            judges = isinstance(method, TutorKD) and method.logits == "modified"
+            make = tutored.judging_student if judges else tutored.predicting_student
+            model = make(tutored.student_config(teacher.config, options.layers), seed=0)
+    model = model.to(device).train()
     if isinstance(method, CBBGCA):  # untrained, so that every word is selected: the most that its teacher is asked for
         method.teacher = CMLM(make_model(kind, options)).to(device).eval().requires_grad_(False)
     batch = random_batch(kind, options)
@@ -214,8 +230,7 @@ def peak(experiment: Experiment, arm: str, options: argparse.Namespace) -> float
 
 def memory(paper: Any, options: argparse.Namespace) -> float:
     experiment = next(e for e in paper.EXPERIMENTS if e.name == options.task)
-    settings = experiment.settings.resolve("demo", parse_assignments(options.set))
-    method = method_of(experiment, options.arm, settings)
+    method = method_of(experiment, options.arm, settings_of(experiment, options))
     return above(stepper(experiment, method, options), 3) + method.held_bytes() / 2**20
 
 

@@ -8,9 +8,19 @@ import math
 
 import pytest
 import torch
+from transformers import ElectraForMaskedLM, ElectraForPreTraining
 
 from kdutils.models.forward import counted_logits
-from kdutils.papers import cbbgca, distilbert, intra_distillation, lssd, r_drop, seer_forcing, self_distillation
+from kdutils.papers import (
+    cbbgca,
+    distilbert,
+    intra_distillation,
+    lssd,
+    r_drop,
+    seer_forcing,
+    self_distillation,
+    tutor_kd,
+)
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.method import joint_passes
 from kdutils.papers.self_distillation.method import SDA, SDV
@@ -88,6 +98,24 @@ def test_both_stages_are_measured_and_the_second_has_a_teacher(step_cost, monkey
     method = step_cost.method_of(cbbgca.EXPERIMENTS[0], "cbbgca", cbbgca.EXPERIMENTS[0].settings.resolve("demo"))
     step_cost.stepper(cbbgca.EXPERIMENTS[0], method, OPTIONS)()
     assert [len(positions) for _, _, positions, *_ in asked] == [64]  # every word of two sentences
+
+
+def test_students_that_judge_and_that_predict_are_measured_against_the_same_that_predicts(step_cost, monkeypatch):
+    """By hand, for 16 units, one layer of 12 * 16^2 weights under two, 64 words of which 15 % are asked for."""
+    monkeypatch.setattr(step_cost, "peak", lambda *_: 1.0)
+    given, students = step_cost.update, []
+    monkeypatch.setattr(step_cost, "update", lambda nets, *rest: students.append(type(nets[0])) or given(nets, *rest))
+    monkeypatch.setattr(step_cost, "ratio", lambda one, other, _: [one(), other()] and ([1.0, 1.0, 1.0], 1.0))
+    rows = step_cost.measure(tutor_kd.EXPERIMENTS[0], OPTIONS)
+    assert dict(zip([row["method"] for row in rows], students[1::2], strict=True)) == {
+        "kd": ElectraForMaskedLM, "tutor_kd": ElectraForPreTraining,
+    }  # fmt: skip
+    assert set(students[::2]) == {ElectraForMaskedLM}
+    layer, words = 12 * 16**2, 0.15 * 64 * 16
+    plain = 3 * (layer + words)
+    kd, ours = plain + 2 * layer + words, 3 * layer + 2 * (2 * layer + words) + 3 * words
+    floors = {row["method"]: row["floor"] for row in rows}
+    assert floors == pytest.approx({"kd": kd / plain, "tutor_kd": ours / plain})
 
 
 def test_weights_that_two_networks_share_are_moved_once(step_cost, monkeypatch):
