@@ -298,6 +298,7 @@ def trained(
     with torch.random.fork_rng():
         method.attach(student)
     kept.load_beside(arm_folder, method.modules())
+    method.networks.eval()
     return student, method
 
 
