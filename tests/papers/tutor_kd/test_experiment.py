@@ -391,6 +391,17 @@ def test_a_run_that_stops_in_the_middle_goes_on_to_the_last_bit(tmp_path):
     assert timeless(without["arms"]["tutor_kd"]["history"]) != timeless(one["history"])
 
 
+def test_what_a_skipped_update_has_earned_survives_a_pause():
+    """Under a loss scale an update may be skipped, and is not settled then; the next one settles both."""
+    method, other = TutorKD(baseline=0.9), TutorKD(baseline=0.9)
+    method.baseline, method.earned = torch.tensor(0.5), torch.tensor([6.0, 4.0])  # four words earned 1.5 each
+    other.restore(method.state())
+    for one in (method, other):
+        one.earned = one.earned + torch.tensor([0.0, 2.0])  # and two nothing: 1.0 on average
+        one.after_update(nn.Identity(), Step(2, 4, 0, logged=False))
+        assert float(one.baseline) == pytest.approx(0.9 * 0.5 + 0.1 * 1.0)
+
+
 # ---------------------------------------------------------------- refused before anything is trained
 
 
