@@ -13,7 +13,7 @@ import torch
 from kdutils import runner
 from kdutils.core.errors import UserError
 from kdutils.models.build import translation_model
-from kdutils.papers import cbbgca, distilbert, lssd, r_drop, self_distillation
+from kdutils.papers import cbbgca, distilbert, lssd, r_drop, self_distillation, tutor_kd
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.method import joint_passes
 from kdutils.study import plan
@@ -370,6 +370,19 @@ def test_a_study_preset_fits_its_time_and_its_memory(studies, name):
     assert max(one.gpu_gb for one in plans) <= GPU_GB
 
 
+def test_the_three_arms_that_decide_on_tutor_kd_fit_three_seeds():
+    """Whatever the notebook names: KD, the tutor, and the teacher's own samples."""
+    (experiment,) = tutor_kd.EXPERIMENTS
+    settings = resolve([experiment], "study")["masked_lm"]
+    found = planned(experiment, settings, 3, ["kd", "tutor_kd", "sampled"], timed=False)
+    assert found.minutes("T4") <= T4_MINUTES and found.main_gb <= MAIN_GB and found.gpu_gb <= GPU_GB
+    assert [arm.updates for arm in found.arms] == [settings.updates] * 3 and settings.warmup <= settings.updates / 5
+    assert min(arm.passes for arm in found.arms) >= 1.0 and min(arm.evaluations for arm in found.arms) >= 4
+    of = {arm.name: arm.train.flops for arm in found.arms}
+    ratio = tutor_kd.passes(settings, "tutor_kd") / tutor_kd.passes(settings, "kd")
+    assert of["tutor_kd"] / of["kd"] == pytest.approx(ratio, rel=0.05)
+
+
 @pytest.mark.parametrize("name", runner.names())
 def test_a_study_preset_does_what_its_paper_needs(studies, name):
     least = {
@@ -380,6 +393,7 @@ def test_a_study_preset_does_what_its_paper_needs(studies, name):
         "intra_distillation": 3.0,
         "cbbgca": 3.0,  # in stage 2 alone
         "self_distillation": 6.0,  # the epochs of its Figure 5
+        "tutor_kd": 1.0,
     }[name]
     for task, found in studies[name].items():
         (experiment,) = [one for one in runner.load(name).EXPERIMENTS if one.name == task]

@@ -53,7 +53,7 @@ SETTINGS = MaskedLM.settings_table.extended(
     *exams.SETTINGS,
     data={"small": "hub:clinc/clinc_oos/plus",
           "source": "result tables: English Wikipedia and Toronto BookCorpus; here without the latter"},
-    train_rows={"demo": 8000, "grammar": 20_000, "small": 0, "study": 24_000},  # study: what the updates read once
+    train_rows={"demo": 2000, "grammar": 20_000, "small": 0, "study": 24_000},  # study: what the updates read once
     max_words={"demo": 0},
     validation_rows={"demo": 100, "grammar": 200},
     model={"demo": "demo:teacher", "small": "", "source": "result tables: BERT-base"},
@@ -77,7 +77,7 @@ SETTINGS = MaskedLM.settings_table.extended(
     clip={"demo": 1.0, "study": 1.0, "paper": 0.0, "source": f"{CODE}: none"},
     dropout={"source": f"{CODE}, configs: 0.1"},
     accumulation={"source": f"{CODE}: one batch of 128 rows"},
-    eval_every={"demo": 12, "grammar": 200, "small": 250, "study": 200},
+    eval_every={"demo": 12, "grammar": 200, "small": 250, "study": 150},
     log_every={"demo": 5, "grammar": 50},
     downstream_rows={"demo": 200, "grammar": 800, "small": 3000},
     downstream_test_rows={"demo": 300, "grammar": 1500, "small": 1000},

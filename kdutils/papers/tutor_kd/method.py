@@ -298,10 +298,11 @@ class TutorKD(Distillation):
         self.earned = torch.zeros_like(self.earned)
 
     def state(self) -> dict[str, Any]:
-        return {"baseline": self.baseline}
+        # what was earned too: an update that the loss scale skipped has not been settled
+        return {"baseline": self.baseline, "earned": self.earned}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.baseline = state["baseline"].to(self.baseline.device)
+        self.baseline, self.earned = (state[name].to(self.baseline.device) for name in ("baseline", "earned"))
 
 
 def write(logits: Tensor, sampler: str) -> Tensor:
