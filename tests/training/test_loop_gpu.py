@@ -17,6 +17,7 @@ from kdutils.tasks.multilingual import language_scores
 from kdutils.training.loop import evaluation_context, fit
 from kdutils.training.method import Method
 from tests import tiny
+from tests.papers.test_waits import METHODS as OF_PAPERS
 from tests.pretend_gpu import report
 from tests.tiny import BESIDE, METHODS, assert_same_weights, fitted, one_sentence, recipe, timeless, train
 
@@ -109,6 +110,22 @@ def test_nothing_is_computed_in_float64_on_the_device(method, gpu):
         batches = [{**batch, "language": "ko"} for batch in tiny.held_out()]
         scores = language_scores(result.model, batches)
     assert scores["loss"] == pytest.approx(result.best["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["two decoders", "cbbgca", "kd", "tutor_kd", "with a running mean", "plain logits"])
+def test_no_paper_with_networks_beside_the_model_computes_in_float64_on_the_device(name, gpu):
+    gpu(7, 5)
+    make, data, _ = OF_PAPERS[name]
+    (net, batches), method = data(), make()
+
+    def evaluate(current):
+        some = [batches.batch(0, 0), batches.batch(0, 1)]
+        return {"loss": 1.0, **method.extra_scores(current, some)}
+
+    with NoDoubles():
+        history = fit(net, method, batches, recipe(updates=2, precision="fp32"), evaluate).history
+    (look,) = [row for row in history if row["kind"] == "eval"]
+    assert len(look) > 4 or name == "kd"  # there were scores besides
 
 
 @pytest.mark.parametrize("where", ["train on this batch", "evaluate"])

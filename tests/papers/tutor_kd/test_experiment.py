@@ -99,8 +99,8 @@ DIFFERENT = {
     "tutor_kd": {}, "sampled": {"sampler": "teacher"}, "argmax": {"sampler": "argmax"}, "random": {"sampler": "random"},
     "no_teacher_reward": {"rewards": (0.0, 1.0)}, "no_student_reward": {"rewards": (1.0, 0.0)},
     "plain_logit": {"logits": "plain"}, "no_tutor_kl": {"weights": (*WEIGHTS[:3], 0.0)},
-    "kl_only": {"weights": (*WEIGHTS[:2], 0.0, WEIGHTS[3])},
-    "no_attention": {"attention": False}, "alternating": {"steps": "alternating"}, "running_mean": {"decay": 0.99},
+    "kl_only": {"weights": (*WEIGHTS[:2], 0.0, WEIGHTS[3])}, "no_attention": {"attention": False},
+    "alternating": {"steps": "alternating"}, "running_mean": {"decay": 0.99},
 }  # fmt: skip
 
 

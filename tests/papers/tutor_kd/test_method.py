@@ -300,7 +300,7 @@ def gradients(method, student, data, now=NOW) -> dict[str, Tensor | None]:
         ((0, 0, 0, 1), {"tutor"}),
         ((0, 0, 0, 0), set()),
     ],
-    ids=str,
+    ids=["representation", "logit", "policy", "tutor", "nothing"],
 )
 def test_each_term_reaches_its_own_parameters_and_no_others(weights, learn, teacher, data, likeliest):
     student = student_of(teacher)
