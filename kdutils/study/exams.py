@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from kdutils.core.settings import Setting, Settings, Table
 from kdutils.data.corpora import Corpus, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
+from kdutils.study.measures import Record, Values, value
 from kdutils.tasks.classification import Classification
 from kdutils.training.loop import evaluation_context
 from kdutils.training.method import Method
@@ -52,6 +53,8 @@ SETTINGS = (
 MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
 
 
+# points of always answering the commonest class of the test split, where there are not two classes of equal size
+CHANCE = {"clinc150": 0.7, "plus": 0.7, "trec": 27.6, "ag_news": 25.0, "mnli": 35.4, "mrpc": 73.2, "cola": 0.0}
 SHORTEST = 8  # tokens: less than that is no text
 
 MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune
@@ -139,6 +142,13 @@ def finetuned(folder: Path, name: str, number: int, prefix: str = "exam_") -> Pr
 
 def finetuning_folder(folder: Path, prefix: str, name: str, number: int) -> Path:
     return folder / "downstream" / f"{prefix}{name}-{number}"
+
+
+def above_chance(records: Sequence[Record], arm: str) -> Values:
+    """The `exam_macro` of an arm minus what guessing would get, seed by seed, in points."""
+    sources = {record["seed"]: record["settings"]["downstream"] for record in records}
+    chance = {seed: statistics.fmean(CHANCE.get(task_name(one), 50.0) for one in s) for seed, s in sources.items()}
+    return {seed: score - chance[seed] for seed, score in value(records, arm, "exam_macro").items()}
 
 
 def _test_split(source: str) -> str:

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from kdutils.core.files import digest
 from kdutils.core.machine import provenance
 from kdutils.core.processes import main_process
-from kdutils.core.settings import UNHASHED
+from kdutils.core.settings import UNHASHED, Settings
+from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.experiment import checked_seeds
 from kdutils.tasks.masked_lm import MaskedLM
@@ -50,6 +51,16 @@ def teacher_folder(task: MaskedLM, runs: str | Path = "runs") -> Path:
     """The folder of the teacher that is pre-trained for this task."""
     decided = {name: task.settings[name] for name in DECIDING if name not in UNHASHED}
     return Path(runs) / "teachers" / f"{task.name}-{digest(decided, task.corpus.fingerprint)[:8]}"
+
+
+def teacher_shape(settings: Settings) -> tuple[int, int, int, int]:
+    """Layers, width, feed-forward size and vocabulary of the teacher: of the settings, or of the model in a folder."""
+    name = build.located(settings.model or settings.teacher_start)
+    if not name or not Path(name).is_dir():
+        words = settings.vocab_size or 30_522  # where no size is given they are those of BERT
+        return settings.layers, settings.width, settings.feedforward, words
+    config = build.load_config(name)
+    return config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size
 
 
 def teacher_story(task: MaskedLM, runs: str | Path = "runs") -> dict[str, Any]:

@@ -15,6 +15,28 @@ from kdutils.tasks.base import DATA, SHAPE, TRAINING, Task
 from kdutils.tasks.scores import token_scores
 from kdutils.tasks.truth import QUESTIONS, Question, questions, truth_scores
 
+# The beds of all papers that distil masked language models: the grammar, under the teacher that comes with the suite;
+# and what users ask an assistant (CLINC150), under a teacher that is pre-trained on it.
+BED = {
+    "data": {"small": "hub:clinc/clinc_oos/plus"},
+    "max_words": {"demo": 0},
+    "train_rows": {"demo": 2000, "grammar": 20_000, "small": 0},
+    "validation_rows": {"demo": 60, "grammar": 200},
+    "model": {"demo": "demo:teacher", "small": ""},
+    "vocab_size": {"small": 2000},
+    "width": {"small": 192},
+    "feedforward": {"small": 768},
+    "max_tokens": {"demo": 300, "grammar": 1000},
+    "mask_probability": {"demo": 0.15},
+    "teacher_updates": {"small": 5000},
+    "teacher_learning_rate": {"small": 1e-3},
+}
+
+
+def bed(**more: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The beds' changes to a table of settings, with more fields for some: `table.extended(**bed(model={...}))`."""
+    return {name: {**BED.get(name, {}), **more.get(name, {})} for name in {**BED, **more}}
+
 
 class MaskedLM(Task):
     """Masked language modelling by an encoder: the task that a teacher is pre-trained on, and distilled."""

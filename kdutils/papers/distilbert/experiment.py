@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from transformers import DistilBertForMaskedLM, PreTrainedModel
@@ -11,21 +10,21 @@ from transformers import DistilBertForMaskedLM, PreTrainedModel
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches
-from kdutils.models.build import load_config
+from kdutils.data.tokens import Examples
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.distilbert.objective import smoothed_masking
 from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
 from kdutils.study import exams
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
-from kdutils.study.teachers import teacher_of
+from kdutils.study.teachers import teacher_of, teacher_shape
 from kdutils.tasks.base import Task
-from kdutils.tasks.masked_lm import MaskedLM
-from kdutils.tasks.scores import latency_ms
+from kdutils.tasks.masked_lm import MaskedLM, bed
 from kdutils.training.method import Method
 
 # --- the experiment ----------------------------------------------------------------------------------------------
 
 CODE = "official code"
+SHORTEST_ROW = 11  # tokens, with the special ones; rows of so many or fewer are dropped
 SETTINGS = MaskedLM.settings_table.extended(
     Setting("student_layers", 2, 6, 6, "layers of the student", "paper: half of the teacher's 12"),
     Setting("student_width", 0, 0, 0, "size of its hidden states; 0: the teacher's", "paper: unchanged"),
@@ -38,6 +37,8 @@ SETTINGS = MaskedLM.settings_table.extended(
             f"{CODE}, train.py 165: off by default"),
     Setting("mask_smoothing", 0.7, 0.7, 0.7, "targets are drawn by count to the power of minus this",
             f"paper silent; {CODE}, train.py 157: 0.7"),
+    Setting("drop_rows", False, True, True, "train without texts of at most 11 tokens, or half of unknown ones",
+            f"paper silent; {CODE}, lm_seqs_dataset.py 90 to 128: dropped"),
     Setting("vocab_transform", False, False, False, "copy the layer before the output projection too",
             f"paper silent; {CODE}, extract_distilbert.py: off by default"),
     Setting("fold_token_type", False, False, False, "add the teacher's vector of segment 0 to the positions",
@@ -47,23 +48,32 @@ SETTINGS = MaskedLM.settings_table.extended(
     Setting("second_alpha_ce", 0.5, 0.5, 0.5, "second distillation: weight of the soft targets", "paper silent"),
     Setting("second_alpha_task", 0.5, 0.5, 0.5, "second distillation: weight of the labels", "paper silent"),
     *exams.SETTINGS,
-    data={"source": "paper: English Wikipedia and Toronto BookCorpus; here without the latter"},
-    train_rows={"study": 24_000},  # what the updates read once: all of WikiText-103 takes minutes to tokenise
-    model={"source": "paper: BERT-base"},
+    **bed(
+        data={"source": "paper: English Wikipedia and Toronto BookCorpus; here without the latter"},
+        train_rows={"study": 24_000},  # what the updates read once: all of WikiText-103 takes minutes to tokenise
+        model={"source": "paper: BERT-base"},
+        mask_probability={"source": f"paper silent; {CODE}, train.py: 0.15"},
+        **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
+    ),
     # study: as many as three seeds of four arms and their exams leave time for on a T4
-    updates={"demo": 200, "study": 800, "paper": 200_000, "source": f"ours; paper silent; {CODE}: 3 epochs"},
-    learning_rate={"demo": 6e-3, "pretrained": 5e-4, "source": f"paper silent; {CODE}, train.py 196: 5e-4"},
-    warmup={"demo": 10, "study": 50, "paper": 10_000, "source": f"paper silent; {CODE}, train.py: 5 % of the updates"},
+    updates={"demo": 60, "grammar": 1200, "small": 1200, "study": 800, "paper": 200_000,
+             "source": f"ours; paper silent; {CODE}: 3 epochs"},
+    learning_rate={"demo": 2e-3, "pretrained": 5e-4, "source": f"paper silent; {CODE}, train.py 196: 5e-4"},
+    warmup={"demo": 5, "grammar": 60, "study": 50, "paper": 10_000,
+            "source": f"paper silent; {CODE}, train.py: 5 % of the updates"},
     schedule={"source": f"paper silent; {CODE}, distiller.py 149: linear"},
-    weight_decay={"demo": 0.0, "study": 0.0, "paper": 0.0, "source": f"paper silent; {CODE}, train.py 197: 0"},
+    weight_decay={"demo": 0.01, "study": 0.0, "paper": 0.0, "source": f"paper silent; {CODE}, train.py 197: 0"},
     clip={"study": 5.0, "paper": 5.0, "source": f"paper silent; {CODE}, train.py: 5"},
     accumulation={"paper": 128, "source": "paper: up to 4K examples by accumulation; here about 1,000 of 512 tokens"},
     dropout={"source": f"{CODE}, training_configs: 0.1"},
-    mask_probability={"source": f"paper silent; {CODE}, train.py: 0.15"},
     max_length={"source": "BERT's 512"},
-    eval_every={"demo": 20, "study": 200},
-    downstream_seeds={"source": "paper: median of 5 runs"},
-    downstream={"source": "paper: GLUE dev; here without STS-B, a regression"},
+    eval_every={"demo": 10, "grammar": 200, "study": 200},
+    log_every={"demo": 5, "grammar": 50},
+    downstream_rows={"demo": 100, "grammar": 800, "small": 3000},
+    downstream_test_rows={"demo": 100, "grammar": 1500},
+    downstream_epochs={"demo": 1, "grammar": 4},
+    downstream_seeds={"grammar": 3, "source": "paper: median of 5 runs"},
+    downstream={"small": ["hub:clinc/clinc_oos/plus"], "source": "paper: GLUE dev; here without STS-B, a regression"},
 )  # fmt: skip
 
 
@@ -75,6 +85,21 @@ class Pretraining(MaskedLM):
     def training_collate(self):
         weights = smoothed_masking(self.examples["train"], len(self.tokenizer), self.settings.mask_smoothing)
         return batches.collate_masked_lm(self.tokenizer, self.settings.mask_probability, token_weights=weights)
+
+    def _examples(self, split: str) -> Examples:
+        found = super()._examples(split)
+        if split != "train" or not self.settings.drop_rows:
+            return found
+        unknown, least = self.tokenizer.unk_token_id, SHORTEST_ROW
+        long = (row for row in found if len(row["input_ids"]) > least)
+        kept = Examples(row for row in long if 2 * row["input_ids"].count(unknown) < len(row["input_ids"]))
+        if not kept:
+            raise UserError(
+                f"No training text has over {least} tokens, of which less than half are unknown: set drop_rows=False."
+            )
+        left = len(found) - len(kept)
+        kept.note = f"{found.note} {left:,} of {len(found):,} training rows are dropped (drop_rows).".strip()
+        return kept
 
     def check(self, seed: int) -> None:
         super().check(seed)
@@ -115,16 +140,6 @@ def taught_student(trial: Trial) -> DistilBertForMaskedLM:
     s, student = trial.settings, random_student(trial)
     options = {"vocab_transform": s.vocab_transform, "fold_token_type": s.fold_token_type}
     return initialise_student(pretrained_teacher(trial), student, **options)
-
-
-def teacher_shape(settings: Settings) -> tuple[int, int, int, int]:
-    """Layers, width, feed-forward size and vocabulary of the teacher: of the settings, or of the model in a folder."""
-    if not settings.model or not Path(settings.model).is_dir():
-        words = settings.vocab_size or 30_522  # where no size is given they are those of BERT
-        return settings.layers, settings.width, settings.feedforward, words
-    config = load_config(settings.model)
-    student_config(config, 1)  # refuses what is not a BERT
-    return config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size
 
 
 def passes(settings: Settings) -> float:
@@ -178,11 +193,11 @@ def equal_compute(settings: Settings) -> dict[str, int]:
     return {"updates": round(settings.updates * passes(settings))}
 
 
-def arm(name: str, label: str, start=taught_student, **left_out: float) -> Arm:
+def arm(name: str, label: str, start=taught_student, optional: bool = True, **left_out: float) -> Arm:
     """A student that learns from the teacher, by all terms of the loss or without one of them."""
     method = triple(**left_out)
     return Arm(name, label, copying(method) if start is taught_student else method, start=start,
-               teacher=pretrained_teacher)  # fmt: skip
+               teacher=pretrained_teacher, optional=optional)  # fmt: skip
 
 
 plain_copy = copying(plain)
@@ -190,7 +205,10 @@ ARMS = (
     Arm("teacher", "teacher", plain, lambda settings: {"updates": 0}, start=pretrained_teacher),
     Arm("baseline", "masked LM only", plain_copy, start=taught_student),
     Arm("baseline_compute", "masked LM only, equal compute", plain_copy, equal_compute, start=taught_student),
-    replace(arm("distilbert", "triple loss"), besides=lambda settings: {"exams": 1 + SecondDistillation.passes}),
+    replace(
+        arm("distilbert", "triple loss", optional=False),
+        besides=lambda settings: {"exams": 1 + SecondDistillation.passes},
+    ),
     arm("no_ce", "without soft targets", alpha_ce=0.0),
     arm("no_mlm", "without masked LM", alpha_mlm=0.0),
     arm("no_cos", "without cosine", alpha_cos=0.0),
@@ -204,7 +222,7 @@ def extra_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
 
 
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
-    """Downstream scores, for the full student also with a second distillation; size and latency."""
+    """Downstream scores, for the full student also with a second distillation."""
     s, folder = trial.settings, trial.folder
     scores = exams.examine(folder / "model", s, trial.seed, folder, keep=trial.arm == "teacher", until=trial.until)
     teacher = folder.parent / "teacher"
@@ -219,8 +237,7 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
 
         more = {"prefix": "second_", "method": method, "until": trial.until}
         scores |= exams.examine(folder / "model", s, trial.seed, folder, **more)
-    size = (Path(folder) / "model" / "model.safetensors").stat().st_size
-    return {**scores, "file_mb": size / 1e6, "latency_ms": latency_ms(model)}
+    return scores
 
 
 EXPERIMENTS = (Experiment("distilbert", Pretraining, SETTINGS, ARMS, extra_scores, exam),)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 
-from kdutils.study import measures
+from kdutils.study import exams, measures
 from kdutils.study.claims import Claim, Need
-from kdutils.study.exams import task_name
 from kdutils.study.measures import Values, paired, plateau, sweep_gain, trend, value
 
 OURS, KD, BASE = "tutor_kd", "kd", "baseline"
-CHANCE = {"clinc150": 0.7, "plus": 0.7}  # of tasks that have not two classes, in percent
 SIZE = ("student_layers", "student_width", "student_embedding", "student_feedforward", "updates")
 
 
@@ -44,14 +41,6 @@ def _gain_by_size(records: Sequence[dict]) -> Values:
     return trend(dict(sweep_gain(records, "exam_macro", OURS, KD, "student_layers")))
 
 
-def _above_chance(records: Sequence[dict]) -> Values:
-    """KD's downstream score minus what guessing would give, over the tasks of the exam."""
-    found = value(records, KD, "exam_macro")
-    chance = {record["seed"]: statistics.fmean(CHANCE.get(task_name(one), 50.0) for one in
-                                               record["settings"]["downstream"]) for record in records}  # fmt: skip
-    return {seed: score - chance[seed] for seed, score in found.items()}
-
-
 def _smallest(records: Sequence[dict]) -> list[dict]:
     return [record for record in records if record["settings"]["student_layers"] == 1]
 
@@ -64,8 +53,9 @@ def _attention_in_the_smallest(records: Sequence[dict]) -> Values:
 
 KNOWS = Need("the teacher knows more: its downstream score exceeds that of the student trained without it by 2 points",
              gain(BASE, "teacher"), bound=2.0, unit="points", remedy="train the teacher longer")  # fmt: skip
-LEARNT = Need("the students have learnt something: KD's downstream score lies above chance by 5 points", _above_chance,
-              bound=5.0, unit="points", remedy="train longer")  # fmt: skip
+LEARNT = Need("the students have learnt something: KD's downstream score lies above chance by 5 points",
+              lambda records: exams.above_chance(records, KD), bound=5.0, unit="points",
+              remedy="train longer")  # fmt: skip
 SETTLED = Need("the student has reached its plateau: in the last fifth the loss of its head moves by less than 0.02",
                plateau(OURS, "loss"), "<", 0.02, "nats", "train longer")  # fmt: skip
 NEEDS = (KNOWS, LEARNT, SETTLED)

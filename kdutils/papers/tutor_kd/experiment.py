@@ -12,16 +12,16 @@ from transformers import ElectraForMaskedLM, ElectraForPreTraining, PreTrainedMo
 from kdutils.core.errors import UserError
 from kdutils.core.machine import device
 from kdutils.core.settings import Setting, Settings
-from kdutils.models.build import load_config, loading, located
+from kdutils.models.build import load_config, loading
 from kdutils.models.forward import mode
 from kdutils.papers.tutor_kd.method import Distillation, PlainKD, TutorKD
 from kdutils.papers.tutor_kd.objective import modified_teacher_logit
 from kdutils.papers.tutor_kd.student import judging_student, predicting_student, student_config
 from kdutils.study import exams, kept, running
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
-from kdutils.study.teachers import teacher_of
+from kdutils.study.teachers import teacher_of, teacher_shape
 from kdutils.tasks.base import Task
-from kdutils.tasks.masked_lm import MaskedLM
+from kdutils.tasks.masked_lm import MaskedLM, bed
 from kdutils.tasks.truth import QUESTIONS, Question, predictions, questions, truth_table
 from kdutils.training.checkpoints import check_weights
 from kdutils.training.loop import Recipe
@@ -51,38 +51,32 @@ SETTINGS = MaskedLM.settings_table.extended(
     Setting("inverted_mask", False, False, False, "the encoders attend to the padding, where there is some",
             f"{CODE}, distillation.py 170: true, a mistake; here false"),
     *exams.SETTINGS,
-    data={"small": "hub:clinc/clinc_oos/plus",
-          "source": "result tables: English Wikipedia and Toronto BookCorpus; here without the latter"},
-    train_rows={"demo": 2000, "grammar": 20_000, "small": 0, "study": 24_000},  # study: what the updates read once
-    max_words={"demo": 0},
-    validation_rows={"demo": 60, "grammar": 200},
-    model={"demo": "demo:teacher", "small": "", "source": "result tables: BERT-base"},
-    teacher_start={"small": "sentence-transformers/all-MiniLM-L6-v2", "source": "none"},
-    teacher_updates={"small": 800, "source": "none"},
-    teacher_learning_rate={"small": 3e-4, "source": "none"},
-    student_layers={"small": 3},
-    student_width={"small": 192},
-    student_embedding={"small": 96},
-    **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
-    max_tokens={"demo": 300, "grammar": 1000, "small": 500, "paper": 16_640,
-                "source": f"{CODE}: 128 rows of up to 130 tokens"},
+    **bed(
+        data={"source": "result tables: English Wikipedia and Toronto BookCorpus; here without the latter"},
+        train_rows={"study": 24_000},  # what the updates read once
+        model={"source": "result tables: BERT-base"},
+        teacher_updates={"source": "none"},
+        teacher_learning_rate={"source": "none"},
+        max_tokens={"paper": 16_640, "source": f"{CODE}: 128 rows of up to 130 tokens"},
+        mask_probability={"source": f"{CODE}, dataloader.py 20: 0.15"},
+        **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
+    ),
     max_length={"small": 48, "paper": 130, "source": f"{CODE}, dataloader.py: 128 and two special tokens"},
-    mask_probability={"demo": 0.15, "source": f"{CODE}, dataloader.py 20: 0.15"},
-    updates={"demo": 50, "grammar": 1200, "small": 3000, "study": 600, "paper": 1_000_000,
+    updates={"demo": 50, "grammar": 1200, "small": 2000, "study": 600, "paper": 1_000_000,
              "source": f"{CODE}: 1,000,000"},
     learning_rate={"demo": 4e-3, "grammar": 2e-3, "study": 5e-4, "paper": 5e-4, "source": f"{CODE}: 5e-4"},
-    warmup={"demo": 5, "grammar": 120, "small": 150, "study": 50, "paper": 10_000, "source": f"{CODE}: 10,000"},
+    warmup={"demo": 5, "grammar": 120, "small": 200, "study": 50, "paper": 10_000, "source": f"{CODE}: 10,000"},
     schedule={"source": f"{CODE}, __main__module.py 175: linear"},
     weight_decay={"demo": 0.01, "study": 0.01, "paper": 0.01, "source": f"{CODE}: 0.01"},
     clip={"demo": 1.0, "study": 1.0, "paper": 0.0, "source": f"{CODE}: none"},
     dropout={"source": f"{CODE}, configs: 0.1"},
     accumulation={"source": f"{CODE}: one batch of 128 rows"},
-    eval_every={"demo": 10, "grammar": 200, "small": 250, "study": 150},
+    eval_every={"demo": 10, "grammar": 200, "study": 150},
     log_every={"demo": 5, "grammar": 50},
     downstream_rows={"demo": 100, "grammar": 800, "small": 3000},
-    downstream_test_rows={"demo": 100, "grammar": 1500, "small": 1000},
-    downstream_epochs={"demo": 1, "grammar": 4, "small": 4},
-    downstream_seeds={"grammar": 3, "small": 1},
+    downstream_test_rows={"demo": 100, "grammar": 1500},
+    downstream_epochs={"demo": 1, "grammar": 4},
+    downstream_seeds={"grammar": 3},
     downstream={"small": ["hub:clinc/clinc_oos/plus"],
                 "source": "result tables: GLUE dev; here without STS-B, a regression"},
 )  # fmt: skip
@@ -141,16 +135,6 @@ def judges(trial: Trial) -> ElectraForPreTraining:
 def predicts(trial: Trial) -> ElectraForMaskedLM:
     """A student with the same weights that predicts hidden words."""
     return predicting_student(shape_of(trial.task, teacher(trial)), trial.seed)
-
-
-def teacher_shape(settings: Settings) -> tuple[int, int, int, int]:
-    """Layers, width, feed-forward size and vocabulary of the teacher: of the settings, or of the model in a folder."""
-    name = located(settings.model or settings.teacher_start)
-    if not name or not Path(name).is_dir():
-        words = settings.vocab_size or 30_522  # where no size is given they are those of BERT
-        return settings.layers, settings.width, settings.feedforward, words
-    config = load_config(name)
-    return config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size
 
 
 def passes(settings: Settings, kind: str) -> float:
