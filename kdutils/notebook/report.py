@@ -121,6 +121,12 @@ class Group:
         return ", ".join([*changed, f"data {self.data}"] if self.data else changed)
 
     @property
+    def short(self) -> str:
+        """The changes as a heading can show them."""
+        first, *more = [f"{name}={_text(value)[:40]}" for name, value in self.overrides.items()] or [""]
+        return f"{first} and {len(more)} more" if len(more) > 1 else ", ".join([first, *more])
+
+    @property
     def origin(self) -> str:
         """Whose runs they are: "yours", "recorded" or "yours and recorded"."""
         return " and ".join(sorted({entry.origin for entry in self.entries}, reverse=True))
@@ -186,6 +192,22 @@ def grades_of(group: Group, groups: Sequence[Group], claims: Claims) -> list[gra
             graded.append(grading.grade(claim, records))
     # a sweep's other groups hold what the sweep needs and little else: what they did not run is no news
     return [one for one in graded if not group.overrides or one.verdict != grading.NOT_RUN]
+
+
+def headlines(entries: Sequence[Entry], claims: Claims) -> dict[str, list[tuple[str, grading.Grade]]]:
+    """Each paper's headline claim, graded on every bed that has records: {paper: [(bed, grade), ...]}.
+
+    A paper without records of a bed is graded on its demo; one without any records is left out.
+    """
+    found = {}
+    for paper, own in claims.items():
+        records = [entry.record for entry in entries if entry.record and entry.record["paper"] == paper]
+        chosen = grading.ranked(own, "headline")
+        for beds in (grading.BEDS, ["demo"]) if records else ():
+            if graded := grading.on_beds(chosen, records, records[0]["task"], beds):
+                found[paper] = graded
+                break
+    return found
 
 
 # ---------------------------------------------------------------- what stands on the page
@@ -307,6 +329,7 @@ def _page(entries: Sequence[Entry], claims: Claims, notebooks: Sequence[dict], f
     groups = grouped(entries)
     broken = [[_relative(entry.path, folder), entry.error] for entry in entries if entry.record is None]
     return {
+        "headlines": headlines(entries, claims),
         "groups": [(group, grades_of(group, groups, claims)) for group in groups],
         "records": sum(len(group.records) for group in groups),
         "notebooks": notebook_table(notebooks, folder),
