@@ -361,14 +361,13 @@ def _questions(path: Path) -> Iterator[tuple[Row, str]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             articles = json.load(stream)["data"]
-        found = [(part, qa) for article in articles for part in article["paragraphs"] for qa in part["qas"]]
+        found = [{**part, **qa} for article in articles for part in article["paragraphs"] for qa in part["qas"]]
     except (OSError, EOFError, ValueError, zlib.error, RecursionError, TypeError, KeyError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise UserError(
             f"{path} is not in SQuAD's layout, JSON with data, paragraphs, qas ({reason}): check it, or take another."
         ) from error
-    for number, (part, qa) in enumerate(found, start=1):
-        yield {**dict(part), **dict(qa)}, f"{path}, question {number}"
+    yield from ((row, f"{path}, question {number}") for number, row in enumerate(found, start=1))
 
 
 def _hub_rows(source: str, notes: list[str]) -> tuple[str, dict[str, list[Row]]]:
