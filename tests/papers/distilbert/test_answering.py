@@ -42,6 +42,7 @@ from kdutils.papers.distilbert.answering import (
     taught,
 )
 from kdutils.papers.distilbert.experiment import SETTINGS
+from kdutils.papers.distilbert.method import SecondDistillation
 from kdutils.papers.distilbert.student import student_config
 from kdutils.study import exams
 from kdutils.training.loop import Recipe
@@ -302,7 +303,7 @@ def test_a_folder_in_squads_layout_is_read(folder):
         "context": "Paul 3 likes number 3.", "question": "What is liked?",
         "answers": [{"text": "number 3", "start": 13}],
     }  # fmt: skip
-    assert any("'dev' serves as the test split" in note for note in corpus.notes)
+    assert any("(dev) serves as the test split" in note for note in corpus.notes)
     assert any("2 questions were carved from train" in note for note in corpus.notes)
 
 
@@ -413,7 +414,21 @@ def test_squad_as_it_is_on_the_hub(tmp_path, monkeypatch):
         "context": "Anna 0 likes validation 0.", "question": "What?",
         "answers": [{"text": "validation 0", "start": 13}],
     }  # fmt: skip
-    assert any("train: 1 questions whose answers are not in their text were left out" in note for note in corpus.notes)
+    assert any("train: 1 questions without an answer in their text were left out" in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    ["Anna", None, {"text": ["Anna"]}, {"text": ["Anna"], "answer_start": [0, 1]}, {"text": [], "answer_start": []}],
+)
+def test_a_data_set_of_the_hub_that_is_no_squad_is_refused(answers, tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "hub_address", lambda address: (address, None, None))
+    rows = [{"context": "Anna sleeps.", "question": "Who?", "answers": answers}]
+    for columns in (rows, [{"context": "Anna sleeps.", "sentence": "Who?"}]):
+        monkeypatch.setattr(answering, "load_from_hub", lambda *a, found=columns: {"train": found, "validation": found})
+        with pytest.raises(UserError, match="owner/name has no answered questions in two splits") as caught:
+            load_questions.__wrapped__("hub:owner/name")
+        one_sentence(caught.value)
 
 
 # ---------------------------------------------------------------- tokens
@@ -606,6 +621,25 @@ def test_a_teacher_that_says_the_same_teaches_nothing_and_another_does():
     method.teacher = tiny_answerer(1)
     terms, gradients = learned(method, student, batch)
     assert float(terms["loss"].detach()) > 0.01 and max(g.abs().max() for g in gradients) > 0.01
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.0, 1.0), (0.9, 0.2)])
+def test_the_second_distillation_of_a_score_is_by_squared_errors(weights):
+    nets = [build.classifier(40, ("score",), width=16, layers=1, heads=2, feedforward=16, dropout=0.0) for _ in "st"]
+    student, teacher = (net.double() for net in nets)
+    method, right = SecondDistillation(*weights), torch.tensor([2.5, 0.0, 5.0])
+    method.teacher = teacher.requires_grad_(False)
+    batch = {**batch_of(5, 9, 7), "labels": right, "targets": right}
+    terms, ours = learned(method, student, batch)
+    student.zero_grad()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    y, theirs = (net(**inputs).logits[:, 0] for net in (student, teacher))
+    loss = weights[0] * ((y - theirs.float()) ** 2).mean() + weights[1] * ((y - right) ** 2).mean()
+    loss.backward()
+    torch.testing.assert_close(terms["loss"], loss)
+    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+    for one, other in zip(ours, gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
