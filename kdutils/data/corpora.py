@@ -19,7 +19,7 @@ import operator
 import random
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,6 +186,13 @@ def _demo_rows(source: str, request: Request, seed: int) -> Iterable[Row]:
         return grammar.similarity_stream(seed, request.languages[0])
     source, target = request.languages
     return ({"src": row[source], "tgt": row[target]} for row in grammar.translation_stream(seed, request.languages))
+
+
+def demo_questions(seed: int = 0) -> Iterator[list[Row]]:
+    """Of English sentences of the grammar, one after the other without end, questions with answers in them."""
+    from kdutils.grammar import corpus as grammar
+
+    return grammar.question_stream(seed)
 
 
 def draw_distinct(rows: Iterable[Row], total: int, max_words: int = 0) -> list[Row]:

@@ -243,10 +243,10 @@ def _json_objects(path: Path) -> Iterator[tuple[int, Row]]:
 def open_hub(source: str, request: Request) -> Found:
     """Loads "hub:..." from the cache or the network by the library `datasets`; no loading script is run."""
     try:
-        path, config, revision = _hub_address(source.removeprefix("hub:"))
+        path, config, revision = hub_address(source.removeprefix("hub:"))
     except OSError as error:  # a path on the disk that is too long, or may not be read
         raise _unreadable(Path(source.removeprefix("hub:")), error) from error
-    dataset = _load_from_hub(path, config, revision)
+    dataset = load_from_hub(path, config, revision)
     about = next(iter(dataset.values())).info
     if config is None and about.config_name not in (None, "default"):
         request.notes.append(f"No configuration was named: '{about.config_name}' was loaded.")
@@ -261,7 +261,7 @@ def _is_local(path: str) -> bool:
     return path.startswith((".", "~")) or Path(path).is_absolute()
 
 
-def _hub_address(address: str) -> tuple[str, str | None, str | None]:
+def hub_address(address: str) -> tuple[str, str | None, str | None]:
     """Path or owner/name, configuration, revision."""
     if _is_local(address):
         folder = Path(os.path.expanduser(address))
@@ -278,7 +278,8 @@ def _hub_address(address: str) -> tuple[str, str | None, str | None]:
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None, revision or None
 
 
-def _load_from_hub(path: str, config: str | None, revision: str | None) -> Any:
+def load_from_hub(path: str, config: str | None, revision: str | None) -> Any:
+    """The splits of a data set of the hub, from the cache or the network; UserError for whatever goes wrong."""
     try:
         import datasets
     except ImportError as error:

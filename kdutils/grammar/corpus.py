@@ -14,6 +14,8 @@ Cheapest use:
 from __future__ import annotations
 
 import random
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -21,6 +23,7 @@ from kdutils.core.errors import UserError, unknown
 from kdutils.grammar.choices import draw
 from kdutils.grammar.meaning import SENTENCE, second_part
 from kdutils.grammar.posterior import VOICES, distribution, finished
+from kdutils.grammar.questions import asked
 from kdutils.grammar.reviews import review
 
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "ko": "Korean"}
@@ -128,6 +131,28 @@ def similarity_stream(seed: int = 0, language: str = "en") -> Iterator[dict]:
         return {"text": one, "text_b": two, "score": round(5 * len(words & others) / len(words | others), 2)}
 
     return _distinct(row, lambda made: (made["text"], made["text_b"]))
+
+
+def question_stream(seed: int = 0) -> Iterator[list[dict]]:
+    """Of English sentences, no two alike and without end, questions {"context", "question", "answers"}, one or more.
+
+    answers: one {"text", "start"}, the first character of the only place in the context that reads so. Questions that
+    a sentence answers twice are left out.
+    """
+    rng = random.Random(f"questions {seed}")
+
+    def row() -> list[dict]:
+        meaning = draw(SENTENCE, rng)
+        context, pairs = finished(VOICES["en"].sentence(meaning)), [*asked(meaning)]
+        often, found = Counter(question for question, _ in pairs), []
+        for question, answer in pairs:
+            places = [*re.finditer(rf"\b{re.escape(answer)}\b", context, re.IGNORECASE)]  # it may begin the sentence
+            if often[question] == len(places) == 1:
+                answers = [{"text": places[0].group(), "start": places[0].start()}]
+                found.append({"context": context, "question": question, "answers": answers})
+        return found
+
+    return filter(None, _distinct(row, lambda made: made[0]["context"] if made else None))
 
 
 def masked_distribution(words: Sequence[str], position: int, language: str = "en") -> dict[str, float]:

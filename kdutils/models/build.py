@@ -19,6 +19,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -40,6 +41,7 @@ TEACHER = DEMO.with_name("teacher")  # a masked language model that has learnt t
 # the names of dropout rates in the configurations of BERT and its kin, and of DistilBERT and the translators
 DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout",
+    "qa_dropout",
 )  # fmt: skip
 
 
@@ -110,7 +112,7 @@ def pretrained(
     new_head: bool = False,
     **changes: float,
 ) -> PreTrainedModel:
-    """A model of the Hugging Face hub, or of a folder, for "translation", "classification" or "masked_lm", in float32.
+    """A model of the hub, or of a folder, for "translation", "classification", "masked_lm" or "answering", in float32.
 
     labels: what a classifier will learn to tell apart; only then, or with `new_head`, may its head be a new one, where
     the model has none or one for another number of labels, and `notes` gets a sentence that says so. `dropout` replaces
@@ -123,6 +125,7 @@ def pretrained(
         "translation": AutoModelForSeq2SeqLM,
         "classification": AutoModelForSequenceClassification,
         "masked_lm": AutoModelForMaskedLM,
+        "answering": AutoModelForQuestionAnswering,
     }[task]
     config = load_config(name)
     if labels:

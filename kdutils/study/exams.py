@@ -1,4 +1,4 @@
-"""Downstream exams: a pre-trained encoder is fine-tuned on classification tasks, and the scores are averaged.
+"""Downstream exams: a pre-trained encoder is fine-tuned on tasks of classes or scores, and the points are averaged.
 
 >>> scores = examine("runs/.../student/model", settings, seed=1, folder=Path("runs/.../student"))
 >>> scores["exam_macro"]                                       # points, the plain mean over the tasks
@@ -22,35 +22,32 @@ from kdutils.core.errors import UserError
 from kdutils.core.files import digest
 from kdutils.core.processes import main_process
 from kdutils.core.settings import Setting, Settings, Table
-from kdutils.data.corpora import Corpus, load_corpus
+from kdutils.data.corpora import Corpus, list_corpora, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.measures import Record, Values, value
 from kdutils.tasks.classification import Classification
+from kdutils.tasks.regression import Regression
 from kdutils.training.loop import evaluation_context
-from kdutils.training.method import Method
+from kdutils.training.method import Method, SquaredError
 
 GLUE = [f"hub:nyu-mll/glue/{name}" for name in ("sst2", "mrpc", "cola", "rte")]
 ALL_OF_GLUE = [f"hub:nyu-mll/glue/{n}" for n in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")]
 SETTINGS = (
-    Setting(
-        "downstream", ["demo:acceptability"], GLUE, ALL_OF_GLUE,
-        "classification tasks of the exam, each named as `data` is",
-    ),
+    Setting("downstream", ["demo:acceptability"], GLUE, ALL_OF_GLUE,
+            "tasks of the exam, of classes or scores, each named as `data` is"),
     Setting("downstream_rows", 400, 3000, 0, "training rows a task; 0: all"),
     Setting("downstream_test_rows", 600, 0, 0, "test rows a task; 0: all"),
     Setting("downstream_epochs", 4, 3, 3, "epochs of a fine-tuning"),
-    Setting(
-        "downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay",
-        pretrained=5e-5,
-    ),
+    Setting("downstream_learning_rate", 1e-3, 3e-5, 3e-5, "its peak learning rate; linear warm-up and decay",
+            pretrained=5e-5),
     Setting("downstream_batch", 16, 32, 32, "rows a batch"),
     Setting("downstream_max_length", 48, 128, 128, "tokens a text or pair; longer ones are cut"),
     Setting("downstream_dropout", 0.1, 0.1, 0.1, "dropout rate"),
     Setting("downstream_seeds", 1, 1, 5, "fine-tunings a task, of which the median counts"),
 )  # fmt: skip
-# the score that a task is known by; accuracy for the others
-MEASURES = {"cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
+# the score that a task is known by; "" for the others
+MEASURES = {"": ("accuracy",), "cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
 
 
 # points of always answering the commonest class of the test split, where there are not two classes of equal size
@@ -63,27 +60,37 @@ MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine
 class Exam(Classification):
     """A downstream task; of the demo corpus it may take the short sentences only, as the pre-training did."""
 
+    measures: dict[str, tuple[str, ...]] = MEASURES
+    method: type[Method] = Method  # of a fine-tuning without a teacher
+
     settings_table = Table(
         *(replace(setting, pretrained=None) for setting in Classification.settings_table.settings.values()),
         Setting("max_words", 0, 0, 0, "of the demo corpus: longest text in words; 0: any"),
     )  # every exam starts from a pretrained model, and `exam_settings` says how it learns
 
     def _load(self) -> Corpus:
-        return self.load(self.settings)
+        s, rows = self.settings, tuple(self._rows().items())
+        return _corpus(s.data, self.name, s.language, rows, s.test_split, s.data_seed, s.max_words)
 
-    @classmethod
-    def load(cls, s: Settings) -> Corpus:
-        """The corpus of a task."""
-        rows = {split: n for split in ("train", "validation", "test") if (n := s[f"{split}_rows"])}
-        return _corpus(s.data, s.language, tuple(rows.items()), s.test_split, s.data_seed, s.max_words)
+
+class ScoreExam(Exam, Regression):
+    """A downstream task that asks for a score, as STS-B; graded by both correlations, as in GLUE."""
+
+    measures, method = {"": ("pearson", "spearman")}, SquaredError
 
 
 @functools.lru_cache(maxsize=8)  # every arm and every seed sits the same exam
-def _corpus(data: str, language: str, rows: tuple, test_split: str, seed: int, max_words: int) -> Corpus:
-    return load_corpus(
-        data, "classification", language=language, rows=dict(rows), test_split=test_split, seed=seed,
-        max_words=max_words,
-    )  # fmt: skip
+def _corpus(data: str, task: str, language: str, rows: tuple, test_split: str, seed: int, max_words: int) -> Corpus:
+    options = {"language": language, "rows": dict(rows), "test_split": test_split}
+    return load_corpus(data, task, **options, seed=seed, max_words=max_words)
+
+
+def exam_class(source: str) -> type[Exam]:
+    """ScoreExam for STS-B, and for a folder with a "score" in place of a "label"; Exam for all else."""
+    folder = Path(source).expanduser()
+    beside = list_corpora(folder.parent) if folder.is_dir() and source != "demo" else ()
+    scored = [entry["name"] for entry in beside if entry["task"] == "regression"]
+    return ScoreExam if folder.name in scored or task_name(source) == "stsb" else Exam
 
 
 def check(settings: Settings) -> None:
@@ -101,43 +108,38 @@ def check(settings: Settings) -> None:
     if not settings.downstream_learning_rate >= 0 or settings.downstream_max_length < SHORTEST:
         raise UserError(f"The exam needs a learning rate of at least 0 and a max_length of at least {SHORTEST}.")
     for source in settings.downstream:
-        Exam.load(exam_settings("", source, settings))
+        exam_class(source).load(exam_settings("", source, settings))
 
 
 def examine(
-    model: str | Path,
-    settings: Settings,
-    seed: int,
-    folder: Path,
-    prefix: str = "exam_",
-    method: MethodOf = lambda name, number: Method(),
-    keep: bool = False,
-    until: float | None = None,
-) -> dict[str, float]:
+    model: str | Path, settings: Settings, seed: int, folder: Path, prefix: str = "exam_",
+    method: MethodOf | None = None, keep: bool = False, until: float | None = None,
+) -> dict[str, float]:  # fmt: skip
     """{"<prefix><task>": points, "<prefix>macro": their mean} of the model in the folder `model`, 0 to 100.
 
     A task's points are its median over `downstream_seeds` fine-tunings; accuracy, or Matthews' correlation (CoLA), or
-    the mean of F1 and accuracy (MRPC, QQP), times 100. A finished fine-tuning is loaded, an interrupted one goes on.
-    keep: the fine-tuned models stay, for `finetuned`. Raises UserError for data that cannot be used, Paused.
+    the mean of F1 and accuracy (MRPC, QQP), or that of Pearson's and Spearman's correlation (STS-B and other scores),
+    times 100. A finished fine-tuning is loaded, an interrupted one goes on. method: how to fine-tune; None: by the
+    labels alone. keep: the fine-tuned models stay, for `finetuned`. Raises UserError for data that cannot be used,
+    Paused.
     """
     points = {}
     for source in settings.downstream:
-        name = task_name(source)
+        name, task = task_name(source), functools.partial(exam_task, model, source, settings)
         found = [
-            _finetune(model, source, settings, seed, number, finetuning_folder(folder, prefix, name, number),
-                      method(name, number), keep, until)
+            points_of(name, finetune(task, name, settings, seed, number, folder, prefix, method, keep, until))
             for number in range(settings.downstream_seeds)
-        ]  # fmt: skip
+        ]
         points[f"{prefix}{name}"] = statistics.median(found)
     return {**points, f"{prefix}macro": statistics.fmean(points.values())}
 
 
-def finetuned(folder: Path, name: str, number: int, prefix: str = "exam_") -> PreTrainedModel:
+def finetuned(folder: Path, name: str, number: int, prefix: str = "exam_", kind: str = Exam.kind) -> PreTrainedModel:
     """The model that an exam with `keep` has fine-tuned, in evaluation mode."""
     own = finetuning_folder(folder, prefix, name, number)
     if not (own / "model").exists():
         raise UserError(f"There is no fine-tuned model in {own}: train that arm first, or all arms together.")
-    return kept.load(own, "classification")
+    return kept.load(own, kind)
 
 
 def finetuning_folder(folder: Path, prefix: str, name: str, number: int) -> Path:
@@ -162,14 +164,15 @@ def task_name(source: str) -> str:
     return Path(str(source).replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
 
 
-def exam_task(model: str | Path, source: str, settings: Settings) -> Exam:
+def exam_task(model: str | Path, source: str, settings: Settings, exam: type[Exam] | None = None) -> Exam:
     """A downstream task with the tokenizer of a model; texts are cut to what the model has positions for."""
-    chosen = exam_settings(model, source, settings)
+    exam = exam or exam_class(source)
+    chosen = exam_settings(model, source, settings, exam)
     positions = getattr(build.load_config(str(model)), "max_position_embeddings", chosen.max_length)
-    return Exam(chosen.changed(max_length=min(chosen.max_length, positions)))
+    return exam(chosen.changed(max_length=min(chosen.max_length, positions)))
 
 
-def exam_settings(model: str | Path, source: str, settings: Settings) -> Settings:
+def exam_settings(model: str | Path, source: str, settings: Settings, exam: type[Exam] = Exam) -> Settings:
     """The settings of a downstream task, from those of the experiment."""
     s = settings
     changes: dict[str, Any] = {
@@ -182,37 +185,39 @@ def exam_settings(model: str | Path, source: str, settings: Settings) -> Setting
         "learning_rate": s.downstream_learning_rate, "schedule": "linear", "threads": s.threads,
         "precision": s.precision,
     }  # fmt: skip
-    return Exam.settings_table.resolve(s.preset, changes)
+    return exam.settings_table.resolve(s.preset, changes)
 
 
-def _finetune(
-    model: str | Path, source: str, settings: Settings, seed: int, number: int, folder: Path, method: Method,
-    keep: bool, until: float | None,
-) -> float:  # fmt: skip
-    """One fine-tuning in a folder of its own; returns the points on the test split."""
+def finetune(
+    make: Callable[[], Exam], name: str, settings: Settings, seed: int, number: int, folder: Path, prefix: str,
+    method: MethodOf | None = None, keep: bool = False, until: float | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """The metrics on the test split of one fine-tuning, in a folder of its own; see `examine`. make: its task."""
+    folder = finetuning_folder(folder, prefix, name, number)
     if kept.result(folder) is None:
-        task = exam_task(model, source, settings)
+        task = make()
         updates = max(1, settings.downstream_epochs * len(task.training_batches(seed)))
         recipe = task.recipe(
             updates=updates, warmup=updates // 10, eval_every=max(1, updates // settings.downstream_epochs),
             log_every=max(1, updates // 10), checkpoint_every=max(1, updates // 2), patience=0,
-            monitor=MEASURES.get(task_name(source), ("accuracy",))[0],
+            monitor=task.measures.get(name, task.measures[""])[0],
         )  # fmt: skip
         start = int(digest(seed, number)[:7], 16)
-        classifier = task.model(start)
+        learner = task.model(start)
         kept.train(
-            classifier, method, task.training_batches(start), recipe, folder, seed=start, cores=settings.threads,
-            evaluate=task.validate, identity=digest(settings.digest, seed, number), until=until,
-            description=f"{task_name(source)}, seed {seed}",
+            learner, method(name, number) if method else task.method(), task.training_batches(start), recipe, folder,
+            seed=start, cores=settings.threads, evaluate=task.validate,
+            identity=digest(settings.digest, seed, number), until=until, description=f"{name}, seed {seed}",
         )  # fmt: skip
         if keep:
-            kept.export(folder, classifier, task.tokenizer)
-        with evaluation_context(settings.precision, classifier):
-            metrics = task.test(classifier) if main_process() else {}
+            kept.export(folder, learner, task.tokenizer)
+        with evaluation_context(settings.precision, learner):
+            metrics = task.test(learner) if main_process() else {}
         kept.keep(folder, {"metrics": metrics, "data": task.facts()})
-    return points_of(task_name(source), kept.result(folder)["metrics"])
+    return kept.result(folder)["metrics"]
 
 
 def points_of(name: str, metrics: dict[str, float]) -> float:
     """A task's score in points, from its metrics on the test split."""
-    return 100 * statistics.fmean(metrics[f"test_{measure}"] for measure in MEASURES.get(name, ("accuracy",)))
+    measures = (ScoreExam if "test_pearson" in metrics else Exam).measures
+    return 100 * statistics.fmean(metrics[f"test_{measure}"] for measure in measures.get(name, measures[""]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import BertConfig, BertForQuestionAnswering
 
 from kdutils.data.batches import Batches, collate_classification, collate_masked_lm, train_tokenizer
 from kdutils.models.build import classifier, masked_lm
 from kdutils.models.forward import MODEL_INPUTS
 from kdutils.papers.cbbgca.cmlm import CMLM
 from kdutils.papers.cbbgca.method import CBBGCA, JointTraining
+from kdutils.papers.distilbert.answering import AnswerDistillation
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.intra_distillation.method import IntraDistillation, IntraDistillationRegression
 from kdutils.papers.lssd.method import LSSD
@@ -54,6 +56,12 @@ def classes():
 def scores():
     rows = [{"input_ids": [1, 5 + n % 7, 9, 2][: 3 + n % 2], "label": n / 4} for n in range(20)]
     return classifier(tiny.VOCABULARY, ("score",), **SHAPE), Batches(rows, collate_classification(), batch_size=6)
+
+
+def answers():
+    rows = [{"input_ids": [1, 5 + n % 7, 9, 2][: 3 + n % 2], "label": (1, 1 + n % 2)} for n in range(20)]
+    config = BertConfig(vocab_size=tiny.VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    return BertForQuestionAnswering(config), Batches(rows, collate_classification(), batch_size=6)
 
 
 def masked():
@@ -119,6 +127,8 @@ METHODS = {
     "at the masked words": (lambda: taught(TripleLoss(restrict_to_mask=True), masked()[0]), masked, 2),
     "without soft targets": (lambda: taught(TripleLoss((0, 2, 1)), masked()[0]), masked, 2),
     "second distillation": (lambda: taught(SecondDistillation(), classes()[0]), classes, 2),
+    "second distillation of scores": (lambda: taught(SecondDistillation(), scores()[0]), scores, 2),
+    "second distillation of answers": (lambda: taught(AnswerDistillation(), answers()[0]), answers, 2),
     "self-ensemble": (SelfEnsemble, classes, 1),
     "the self before": (lambda: SDA(1), classes, (1, 2)),
     "sda": (lambda: SDA(3), classes, (1, 2)),

@@ -32,6 +32,7 @@ from kdutils.study import exams
 from kdutils.study import kept as training
 from kdutils.study.exams import exam_task, examine, finetuned, finetuning_folder, points_of, task_name
 from kdutils.tasks.masked_lm import MaskedLM
+from kdutils.training.method import Method, SquaredError
 from tests.corpus_files import labelled, write
 from tests.tiny import assert_same_weights, killed, one_sentence
 
@@ -124,9 +125,10 @@ def test_a_tasks_points_are_the_median_of_its_finetunings_and_the_macro_the_mean
 
 def test_the_median_is_over_all_of_the_downstream_seeds_and_the_mean_over_all_tasks(tmp_path, monkeypatch):
     found = iter([10.0, 40.0, 90.0, 20.0, 30.0, *[70.0] * 5, 0.0, 1.0, 2.0, 9.0, 9.0])
-    monkeypatch.setattr(exams, "_finetune", lambda *a, **k: next(found))
+    measures = ("test_accuracy", "test_matthews")
+    monkeypatch.setattr(exams, "finetune", lambda *a, **k: dict.fromkeys(measures, next(found) / 100))
     scores = examine("model", chosen(downstream=["demo", "a/cola", "a/rte"], downstream_seeds=5), 1, tmp_path)
-    assert scores == {"exam_demo": 30.0, "exam_cola": 70.0, "exam_rte": 2.0, "exam_macro": 34.0}
+    assert scores == pytest.approx({"exam_demo": 30.0, "exam_cola": 70.0, "exam_rte": 2.0, "exam_macro": 34.0})
     assert next(found, None) is None
 
 
@@ -194,6 +196,79 @@ def test_a_student_without_segments_is_examined_with_its_teachers_tokenizer(segm
     scores = examine(segmented, chosen(), 1, tmp_path, keep=True)
     assert 0 <= scores["exam_macro"] <= 100
     assert type(finetuned(tmp_path, "acceptability", 0)) is DistilBertForSequenceClassification
+
+
+@pytest.mark.parametrize("name", ["stsb", "cola", "mrpc", "sick"])  # whatever it is called
+def test_scores_are_measured_by_both_correlations(name):
+    metrics = {"test_loss": 2.0, "test_pearson": 0.8, "test_spearman": 0.6}
+    assert points_of(name, metrics) == pytest.approx(70.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"text": "a", "score": 1.5}, exams.ScoreExam),
+        ({"text_a": "a", "text_b": "b", "score": 1.5}, exams.ScoreExam),
+        ({"text": "a", "label": 1}, exams.Exam),
+        ({"text": "a", "label": 1, "score": 0.5}, exams.Exam),
+        ({"text": "a"}, exams.Exam),
+    ],
+)
+def test_a_folder_with_scores_is_an_exam_of_scores(columns, expected, tmp_path, monkeypatch):
+    write(tmp_path / "mine/train.jsonl", [columns])
+    assert exams.exam_class(str(tmp_path / "mine")) is exams.exam_class(f"{tmp_path}/mine/") is expected
+    monkeypatch.chdir(tmp_path)
+    assert exams.exam_class("mine") is expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert exams.exam_class("~/mine") is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hub:nyu-mll/glue/stsb", exams.ScoreExam),
+        ("hub:nyu-mll/glue/stsb@refs/pr/3", exams.ScoreExam),
+        ("hub:nyu-mll/glue/mrpc", exams.Exam),
+        ("demo", exams.Exam),
+        ("demo:acceptability", exams.Exam),
+        ("nowhere", exams.Exam),
+    ],
+)
+def test_sts_b_is_an_exam_of_scores_wherever_it_lies(source, expected, tmp_path, monkeypatch):
+    write(tmp_path / "demo/train.jsonl", [{"text": "a", "score": 1.5}])  # a folder of the demo's name is not the demo
+    monkeypatch.chdir(tmp_path)
+    assert exams.exam_class(source) is expected
+
+
+def test_an_exam_of_scores_is_fine_tuned_by_squared_errors_and_chosen_by_pearson(encoder, tmp_path, monkeypatch):
+    for split, n, start in [("train", 24, 0), ("validation", 6, 100), ("test", 12, 200)]:
+        rows = [{"text": row["text"], "score": i % 5 / 2} for i, row in enumerate(labelled(n, start=start))]
+        write(tmp_path / f"mine/{split}.jsonl", rows)
+    asked, fit = [], training.fit
+    monkeypatch.setattr("kdutils.study.kept.fit", lambda *a, **k: asked.append((a[1], a[3])) or fit(*a, **k))
+    settings = chosen(downstream=[str(tmp_path / "mine"), "demo"])
+    exams.check(settings)
+    scores = examine(encoder, settings, 1, tmp_path / "runs", keep=True)
+    assert [type(method) for method, _ in asked] == [SquaredError, Method]
+    assert [(recipe.monitor, recipe.larger_is_better) for _, recipe in asked] == [("pearson", True), ("accuracy", True)]
+    metrics = results(tmp_path / "runs")["exam_mine-0"]
+    assert scores["exam_mine"] == pytest.approx(50 * (metrics["test_pearson"] + metrics["test_spearman"]))
+    assert scores["exam_macro"] == pytest.approx((scores["exam_mine"] + scores["exam_demo"]) / 2)
+    net = finetuned(tmp_path / "runs", "mine", 0)
+    assert net.config.num_labels == 1 and net.config.problem_type == "regression"
+
+
+def test_an_exam_of_the_real_sts_benchmark(encoder, real_data, tmp_path):
+    settings = chosen(downstream=[str(real_data / "stsb")], downstream_epochs=1)
+    exams.check(settings)
+    scores = examine(encoder, settings, 1, tmp_path, keep=True)
+    metrics = results(tmp_path)["exam_stsb-0"]
+    assert set(metrics) == {"test_loss", "test_pearson", "test_spearman"}
+    assert scores["exam_stsb"] == pytest.approx(50 * (metrics["test_pearson"] + metrics["test_spearman"]))
+    method = SecondDistillation()
+    method.teacher = finetuned(tmp_path, "stsb", 0)
+    more = examine(encoder, settings, 2, tmp_path, prefix="second_", method=lambda name, number: method)
+    assert set(more) == {"second_stsb", "second_macro"}
 
 
 @pytest.mark.parametrize(("name", "measure"), [("cola", "matthews"), ("mrpc", "accuracy"), ("rte", "accuracy")])

@@ -73,11 +73,14 @@ class TripleLoss(Method):
 class SecondDistillation(Method):
     """Fine-tuning with a fine-tuned teacher: alpha_ce T^2 KL(teacher || student) + alpha_task cross-entropy.
 
-    The step that the paper adds on SQuAD, where start and end positions are the classes; here the classes of the task.
+    The step that the paper adds on SQuAD, where start and end positions are the classes (`AnswerDistillation`); here
+    the classes of the task. A score, as that of STS-B, is no distribution and has no temperature: squared errors take
+    the place of both terms, to the teacher's score and to the right one.
     """
 
     name = "second_distillation"
     passes = 5 / 3
+    logits = staticmethod(counted_logits)  # (..., V) of a model for a batch whose targets are (...)
 
     def __init__(self, alpha_ce: float = 0.5, alpha_task: float = 0.5, temperature: float = 2.0) -> None:
         super().__init__()
@@ -86,14 +89,25 @@ class SecondDistillation(Method):
         self.temperature = temperature
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor], counts: dict[str, int], step: Step) -> dict[str, Tensor]:
-        logits = counted_logits(model, batch)
-        hard = label_smoothed_nll(logits, batch["targets"], reduction="sum") / counts["targets"]
+        logits, targets = self.logits(model, batch), batch["targets"]
+        scored = targets.is_floating_point()
+        hard = squared_error(logits, targets) if scored else label_smoothed_nll(logits, targets, reduction="sum")
+        hard = hard / counts["targets"]
         if not self.alpha_ce:
             return {"loss": self.alpha_task * hard, "nll": hard}
         with torch.no_grad():
-            theirs = counted_logits(given(self.teacher), batch)
-        soft = soft_target_loss(logits, theirs, self.temperature, reduction="sum") / counts["targets"]
+            theirs = self.logits(given(self.teacher), batch)
+        if scored:
+            soft = squared_error(logits, theirs[:, 0].to(targets.dtype))
+        else:
+            soft = soft_target_loss(logits, theirs, self.temperature, reduction="sum")
+        soft = soft / counts["targets"]
         return {"loss": self.alpha_ce * soft + self.alpha_task * hard, "soft": soft, "nll": hard}
+
+
+def squared_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum over the rows of (y - right)^2; logits (N, 1), targets (N,)."""
+    return (logits[:, 0] - targets).square().sum()
 
 
 def given(teacher: nn.Module | None) -> nn.Module:
