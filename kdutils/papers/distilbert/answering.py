@@ -1,7 +1,7 @@
 """Question answering: which words of a text answer a question; the task of the paper's second distillation.
 
 >>> answer_exam("runs/.../student/model", settings, seed=1, folder=Path("runs/.../student"))
-{'squad_f1': 92.8, 'squad_em': 91.2}
+{'exam_squad_f1': 92.8, 'exam_squad_em': 91.2}
 
 The demo asks about the grammar's sentences: who did it, what, whom, where, when, how, why. A folder in SQuAD's layout,
 or `hub:rajpurkar/squad`, brings its own questions.
@@ -43,8 +43,8 @@ from kdutils.training.method import Method
 
 CODE = "official code, run_squad_w_distillation.py"
 SETTINGS = (
-    Setting("squad", "demo", "hub:rajpurkar/squad", "hub:rajpurkar/squad",
-            "questions answered by words of a text: demo, hub:owner/name, or a folder as SQuAD's", "paper: SQuAD 1.1"),
+    Setting("squad", "", "", "hub:rajpurkar/squad", "questions answered by words of a text: demo, hub:owner/name, or a "
+            "folder as SQuAD's; empty: none are asked", "paper: SQuAD 1.1", grammar="demo", small=""),
     Setting("squad_rows", 800, 4000, 0, "training questions; 0: all", "paper: all"),
     Setting("squad_test_rows", 600, 1000, 0, "validation and test questions; 0: all", "paper: all"),
     Setting("squad_epochs", 3, 2, 3, "epochs of a fine-tuning", f"paper silent; {CODE}: 3"),
@@ -240,7 +240,7 @@ def _tokens(answer: dict[str, Any], spans: np.ndarray) -> tuple[int, int] | None
 
 
 def answer_exam(
-    model: str | Path, settings: Settings, seed: int, folder: Path, prefix: str = "",
+    model: str | Path, settings: Settings, seed: int, folder: Path, prefix: str = "exam_",
     method: Callable[[str, int], Method] | None = None, keep: bool = False, until: float | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """{"<prefix>squad_f1", "<prefix>squad_em"} of the model in the folder `model`, in points from 0 to 100.
@@ -266,7 +266,7 @@ def taught(settings: Settings, teacher: Path) -> Callable[[str, int], Method]:
 
     def method(name: str, number: int) -> AnswerDistillation:
         found = AnswerDistillation(settings.second_alpha_ce, settings.second_alpha_task, settings.temperature)
-        found.teacher = exams.finetuned(teacher, name, number, prefix="", kind=Answering.kind)
+        found.teacher = exams.finetuned(teacher, name, number, kind=Answering.kind)
         return found
 
     return method

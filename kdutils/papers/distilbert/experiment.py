@@ -11,6 +11,7 @@ from kdutils.core.errors import UserError
 from kdutils.core.settings import Setting, Settings
 from kdutils.data import batches
 from kdutils.data.tokens import Examples
+from kdutils.papers.distilbert import answering
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.distilbert.objective import smoothed_masking
 from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
@@ -48,6 +49,7 @@ SETTINGS = MaskedLM.settings_table.extended(
     Setting("second_alpha_ce", 0.5, 0.5, 0.5, "second distillation: weight of the soft targets", "paper silent"),
     Setting("second_alpha_task", 0.5, 0.5, 0.5, "second distillation: weight of the labels", "paper silent"),
     *exams.SETTINGS,
+    *answering.SETTINGS,
     **bed(
         data={"source": "paper: English Wikipedia and Toronto BookCorpus; here without the latter"},
         train_rows={"study": 24_000},  # what the updates read once: all of WikiText-103 takes minutes to tokenise
@@ -116,6 +118,8 @@ class Pretraining(MaskedLM):
                 f"layers={layers} width={width} feedforward={feedforward}."
             )
         second(s), exams.check(s)
+        if s.squad:
+            answering.check(s)
 
 
 def pretrained_teacher(trial: Trial) -> PreTrainedModel:
@@ -222,10 +226,13 @@ def extra_scores(task: Task, model: PreTrainedModel) -> dict[str, float]:
 
 
 def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
-    """Downstream scores, for the full student also with a second distillation."""
-    s, folder = trial.settings, trial.folder
-    scores = exams.examine(folder / "model", s, trial.seed, folder, keep=trial.arm == "teacher", until=trial.until)
-    teacher = folder.parent / "teacher"
+    """Downstream scores; teacher and full student also answer questions; the latter learns both a second way, too."""
+    s, folder, teacher = trial.settings, trial.folder, trial.folder.parent / "teacher"
+    sitting = {"model": folder / "model", "settings": s, "seed": trial.seed, "folder": folder, "until": trial.until}
+    scores = exams.examine(**sitting, keep=trial.arm == "teacher")
+    answers = s.squad and trial.arm in ("teacher", "distilbert")
+    if answers:
+        scores |= answering.answer_exam(**sitting, prefix="exam_", keep=trial.arm == "teacher")
     if trial.arm == "distilbert" and not (teacher / "result.json").exists():
         print("The second distillation is left out: it needs the arm 'teacher' of the same seed.")
     if trial.arm == "distilbert" and (teacher / "result.json").exists():
@@ -235,8 +242,9 @@ def exam(trial: Trial, model: PreTrainedModel) -> dict[str, float]:
             found.teacher = exams.finetuned(teacher, name, number)
             return found
 
-        more = {"prefix": "second_", "method": method, "until": trial.until}
-        scores |= exams.examine(folder / "model", s, trial.seed, folder, **more)
+        scores |= exams.examine(**sitting, prefix="second_", method=method)
+        if answers:
+            scores |= answering.answer_exam(**sitting, prefix="second_", method=answering.taught(s, teacher))
     return scores
 
 
