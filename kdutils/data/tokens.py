@@ -91,10 +91,16 @@ def _mask_token() -> AddedToken:
     return AddedToken(SPECIALS[MASK], lstrip=True, special=True)
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Writes the files that plain `AutoTokenizer.from_pretrained(folder)` reads."""
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path, longest: int = 0) -> None:
+    """Writes the files that plain `AutoTokenizer.from_pretrained(folder)` reads.
+
+    longest: the positions of the model it is for; where its users ask for truncation, texts are cut to so many tokens.
+    """
+    usual = tokenizer.model_max_length
+    tokenizer.model_max_length = min(usual, longest or usual)
     with explained(folder):
         tokenizer.save_pretrained(make_folder(folder))
+    tokenizer.model_max_length = usual
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -83,12 +83,16 @@ def export(
 ) -> None:
     """Writes the model and its tokenizer to `folder / "model"`, as plain transformers load them.
 
-    beside: networks that were trained with it; their weights go to `folder / "beside"`.
+    Their `pipeline(..., truncation=True)` and `generate()` know the model's length from it. beside: networks that were
+    trained with it; their weights go to `folder / "beside"`.
     """
     if main_process():
+        longest = getattr(model.config, "max_position_embeddings", 0)
+        if model.can_generate() and longest:
+            model.generation_config.max_length = longest  # else `generate()` stops after 20 tokens
         with writing(folder), build.quiet():
             model.save_pretrained(folder / "model")
-        save_tokenizer(tokenizer, folder / "model")
+        save_tokenizer(tokenizer, folder / "model", longest)
         shutil.rmtree(folder / "beside", ignore_errors=True)  # half-written files of a process that was killed
         for name, network in (beside or {}).items():
             save_weights(network, make_folder(folder / "beside") / f"{name}.safetensors")

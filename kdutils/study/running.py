@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
-from kdutils.core.files import digest, exclusive, read_json, shown_path, write_json
+from kdutils.core.files import digest, exclusive, read_json, shown_path, write_json, write_text
 from kdutils.core.machine import peak_memory_mb, provenance, reset_peak_memory, threads
 from kdutils.core.processes import main_process
 from kdutils.core.settings import UNHASHED, Settings
@@ -158,9 +158,28 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
     scores["peak_memory_mb"] = memory[0]
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
+    if main_process():
+        write_text(trial.folder / "model" / "README.md", _card(experiment, arm, trial, model, facts["metrics"]))
     kept.keep(trial.folder, {"identity": identity, **facts})
     if main_process():
         print(f"{experiment.name}, seed {seed}: {arm.label} trained in {fitted.seconds:.0f} s")
+
+
+def _card(experiment: Experiment, arm: Arm, trial: Trial, model: PreTrainedModel, metrics: dict[str, float]) -> str:
+    """The card that lies beside an exported model: what it is, what it learnt from, what it scored."""
+    settings, facts = trial.settings, trial.task.facts()
+    changed = ", ".join(f"{name}={value}" for name, value in settings.overrides.items()) or "none"
+    scores = [f"| {name} | {score:.4g} |" for name, score in metrics.items() if name.startswith(("test_", "exam_"))]
+    return "\n".join([
+        "---", "library_name: transformers", "tags: [knowledge-distillation]", "---", "",
+        f"# {arm.label} ({experiment.paper}, {experiment.name})", "",
+        f"Trained by kdutils {provenance()['kdutils']}, to study the paper and not for use: preset "
+        f"{settings.preset}, seed {trial.seed}, changed settings: {changed}.", "",
+        f"- Class: `{type(model).__name__}`, {build.parameter_count(model):,} parameters; plain transformers loads it.",
+        f"- Data: {facts.get('corpus', 'unknown')}. Licences of its data and of its starting model hold for it.",
+        f"- Code and grading: <https://github.com/kd-notebooks/kdutils>, notebook of `{experiment.paper}`.", "",
+        "| score | value |", "|---|---|", *scores, "",
+    ])  # fmt: skip
 
 
 def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrainedModel) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM, pipeline
 
 from kdutils.core.errors import Paused, UserError
 from kdutils.core.files import exclusive, read_json
@@ -98,6 +99,24 @@ def test_a_finished_run_keeps_its_model_and_history_and_no_checkpoints(runs):
         assert names == {"model", "history.jsonl", "result.json"}
         lines = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]
         assert lines == read_json(place / "result.json")["history"]
+
+
+def test_a_model_has_a_card_and_cuts_texts_that_are_too_long_for_it(runs):
+    place = folder(CLASSIFICATION, TRAINED, runs) / "seed-1" / "r_drop" / "model"
+    card = (place / "README.md").read_text()
+    score = read_json(place.parent / "result.json")["metrics"]["test_accuracy"]
+    for told in ("# R-Drop (r_drop, classification)", "seed 1", f"| test_accuracy | {score:.4g} |", "train_rows="):
+        assert told in card
+    classify = pipeline("text-classification", model=str(place))
+    assert classify.tokenizer.model_max_length == classify.model.config.max_position_embeddings
+    assert classify("word " * 500, truncation=True)
+
+
+def test_a_translator_is_exported_with_a_length_to_stop_at(tmp_path):
+    run(TRANSLATION, settings("translation"), [1], tmp_path, ["baseline"])
+    place = folder(TRANSLATION, settings("translation"), tmp_path) / "seed-1" / "baseline" / "model"
+    model = AutoModelForSeq2SeqLM.from_pretrained(place)
+    assert model.generation_config.max_length == model.config.max_position_embeddings > 20
 
 
 def test_seeds_and_arms_differ_in_what_they_should(runs):
