@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from kdutils.core.errors import UserError
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany
 from kdutils.tasks.classification import Classification
 from kdutils.tasks.masked_lm import MaskedLM
-from kdutils.tasks.multilingual import ManyToOne, OneToMany
 from kdutils.tasks.regression import Regression
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation, keep_translations, translations

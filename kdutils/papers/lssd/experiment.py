@@ -9,8 +9,8 @@ from torch import nn
 from kdutils.core.settings import Setting, Settings, Table
 from kdutils.papers.lssd.individual import individual_teachers
 from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany
 from kdutils.study.experiment import Arm, Experiment, Trial, plain
-from kdutils.tasks.multilingual import ManyToOne, OneToMany
 
 SCRIPTS, CODE = "experiment_scripts of the official code, TED-8", "official code"
 

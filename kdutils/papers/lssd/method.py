@@ -13,9 +13,9 @@ from kdutils.core.errors import UserError, unknown
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.forward import counted_logits
 from kdutils.models.snapshots import FrozenCopies
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.papers.lssd.objective import lssd_loss
 from kdutils.papers.lssd.schedule import LanguageTeachers
-from kdutils.tasks.multilingual import tag
 from kdutils.training.method import Method, Step
 
 TEACHERS = ("language", "overall", "individual")

@@ -16,10 +16,10 @@ from kdutils.core.errors import Paused, UserError
 from kdutils.papers.lssd.claims import CLAIMS
 from kdutils.papers.lssd.experiment import ARMS, EXPERIMENTS, third_more
 from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany, tag
 from kdutils.study import claims
 from kdutils.study.experiment import resolve
 from kdutils.study.running import finished, folder, load_model, run
-from kdutils.tasks.multilingual import ManyToOne, OneToMany, tag
 from kdutils.training.loop import fit
 from tests import tiny
 from tests.corpus_files import write

@@ -15,8 +15,8 @@ from kdutils.data.batches import collate_translation
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.build import parameter_count, translation_model
 from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.papers.lssd.objective import lssd_loss
-from kdutils.tasks.multilingual import tag
 from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import one_sentence

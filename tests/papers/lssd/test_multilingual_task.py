@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from kdutils.core.errors import UserError
 from kdutils.data.batches import BOS, EOS, SPECIALS
 from kdutils.data.tokens import save_tokenizer
-from kdutils.tasks.multilingual import ManyToOne, OneToMany, language_scores, tag
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany, language_scores, tag
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation
 from tests.corpus_files import write

@@ -12,7 +12,7 @@ import torch
 
 from kdutils.core.errors import UserError
 from kdutils.data.batches import Batches, collate_translation
-from kdutils.tasks.multilingual import (
+from kdutils.papers.lssd.multilingual import (
     LanguageBatches,
     demo_splits,
     language_sampling,
