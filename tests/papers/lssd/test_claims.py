@@ -53,7 +53,7 @@ def record(seed: int = 1, **settings) -> dict:
         metrics |= {"test_bleu": sum(bleu) / 3, "test_smoothed_loss": 2.0 if arm == "lssd" else 2.5}
         metrics["validation_smoothed_loss"] = min(curves[""])
         metrics |= {"own_best_bleu": 20.5, "average_bleu": 21.25}
-        train = {"kind": "train", "update": 15, "smoothed_loss_es": 0.0, "taught_es": 99.0}
+        train = {"kind": "train", "update": 15, "epoch": 1, "smoothed_loss_es": 0.0, "taught_es": 99.0}
         arms[arm] = {"metrics": metrics, "history": [*rows[:2], train, *rows[2:]]}
     data = {"train_rows": dict(SIZES)}
     return {
@@ -265,7 +265,7 @@ def test_a_seed_that_diverged_is_no_number(name):
     for arm in ("baseline", "lssd"):
         for language in ("", *SIZES):
             evaluations(records[0], arm)[-1][_name("smoothed_loss", language)] = math.nan
-    assert claims.grade(claim(name), records).verdict == claims.INCONCLUSIVE
+    assert claims.grade(replace(claim(name), needs=()), records).verdict == claims.INCONCLUSIVE
 
 
 def test_claims_belong_to_their_direction():

@@ -222,7 +222,15 @@ def test_a_teacher_that_is_the_student_is_a_tie(dtype, level):
 def test_where_they_agree_nothing_is_taught(kind, level):
     z, targets, mask, _ = corpus()
     z[1, 0] = z[0, 0] + 3.0  # a constant on a row's logits is no disagreement
-    options = {"kind": kind, "level": level, "combine": "convex", "alpha": 1.0, "mask": mask, "reduction": "none"}
+    options = {
+        "kind": kind,
+        "level": level,
+        "floor": 0.2,
+        "combine": "convex",
+        "alpha": 1.0,
+        "mask": mask,
+        "reduction": "none",
+    }
     value, (student, _) = run(distilled, z, targets, **options)
     assert student[0].abs().max() < 1e-15 and (student[mask][5:].abs().amax(-1) > 1e-4).all()
     assert (value[0] > 0.01).all()  # the teacher's entropy
@@ -298,7 +306,7 @@ def test_the_student_reacts_to_the_teacher_and_the_teacher_to_nobody(kind, level
     z, targets, mask, _ = corpus()
     other = z + torch.stack([torch.zeros(5), torch.linspace(-1, 1, 5)])[:, None, None]
     for alpha in (0.0, 1.0):
-        options = {"alpha": alpha, "kind": kind, "level": level, "mask": mask}
+        options = {"alpha": alpha, "kind": kind, "level": level, "floor": 0.2, "mask": mask}
         before, after = (run(distilled, one, targets, **options)[1] for one in (z, other))
         assert bool((before[0] - after[0]).abs().max() > 1e-3) == (alpha > 0)
         assert before[1].abs().max() == 0
@@ -317,7 +325,8 @@ def test_a_network_that_is_both_learns_as_the_student_only():
 @pytest.mark.parametrize("kind, level", GATED)
 def test_descent_moves_the_student_to_the_teacher(kind, level):
     z, targets, _, _ = corpus()
-    apart, options = [], {"kind": kind, "level": level, "combine": "convex", "alpha": 1.0, "reduction": "sum"}
+    options = {"kind": kind, "level": level, "floor": 0.2, "combine": "convex", "alpha": 1.0, "reduction": "sum"}
+    apart = []
     for _ in range(100):
         apart.append(float(kl_divergence(z[1], z[0], reduction="sum")))
         z = z - 0.5 * run(distilled, z, targets, **options)[1]
@@ -422,16 +431,18 @@ WRONG = {  # arguments of `combined`, or a function
 
 
 def matches(function) -> bool:
-    """Whether value and gradient of function(z, targets, mask) are the equation's on sentences of 5, 2 and 4 words."""
+    """Whether value and gradient of function(z, targets, mask) are those of the released form, on 5, 2 and 4 words."""
     data = corpus(seed=8)
     z, targets, mask, sentences = data[0][:, [0, 1, 3]], *(one[[0, 1, 3]] for one in data[1:])
-    right = Equation(2.5, "adaptive", "sentence", top_k=2, words=True).of(z, targets, mask, sentences)
+    right = Equation(2.5, "adaptive", "sentence", "halved", top_k=2, words=True, cap=1.0).of(
+        z, targets, mask, sentences
+    )
     found = run(lambda z, t: function(z, t, mask), z, targets)
     return all(torch.allclose(one, other, rtol=1e-9, atol=1e-12) for one, other in zip(found, right, strict=True))
 
 
 def test_ours_is_the_equation_on_the_batch_that_tells_wrong_ones():
-    options = {"alpha": 2.5, "kind": "adaptive", "level": "sentence", "top_k": 2, "words": True}
+    options = {"alpha": 2.5, "kind": "adaptive", "combine": "halved", "cap": 1.0, "top_k": 2, "words": True}
     assert matches(lambda z, t, m: distilled(z, t, mask=m, **options))
     assert matches(combined)
 
