@@ -105,7 +105,7 @@ def _itself() -> tuple[str, str]:
     taught, alone = (lssd_loss(leaf, y, teacher, 2.0, epsilon=0.0) for teacher in (z, None))
     (added,) = torch.autograd.grad(taught - alone, leaf)
     told = (
-        f"The loss rises by {float(taught - alone):.3f} nats, twice the teacher's entropy, and its gradient by "
+        f"The loss rises by {(taught - alone).item():.3f} nats, twice the teacher's entropy, and its gradient by "
         f"{float(added.norm()):.1g}, beside {_length(z, y):.2f} of the labels."
     )
     return ITSELF[0] if added.norm() < 1e-10 else ITSELF[1], told

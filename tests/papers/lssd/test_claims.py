@@ -227,7 +227,7 @@ def test_the_headline_needs_languages_past_their_best_teachers_that_speak_and_da
     assert "read at least 5 times" in claims.grade(headline, seldom).reason
     silent = copy.deepcopy(whole)
     for one in silent:
-        evaluations(one, "lssd")[-1]["taught_es"] = 0.0
+        evaluations(one, "lssd")[-1].update(taught_es=0.0, taught_ko=0.0)
     assert "teachers speak" in claims.grade(headline, silent).reason
 
 
