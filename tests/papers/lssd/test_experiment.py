@@ -354,7 +354,7 @@ def test_any_languages_and_any_pivot(experiment, pivot, languages, tmp_path):
         assert {f"test_bleu_{one}" for one in languages} <= arm["metrics"].keys()
     for claim in claims.about(CLAIMS, experiment.name):
         grade = claims.grade(claim, [record])
-        assert grade.verdict in (claims.NOT_RUN, claims.INCONCLUSIVE, claims.SUPPORTED), grade.reason
+        assert grade.verdict != claims.CONTRADICTED, grade.reason  # by one seed of a few updates, nothing is
 
 
 def corpus(place, shift: int = 0, missing: str = ""):
