@@ -130,7 +130,8 @@ def test_the_demo_corpora_of_the_records_are_drawn_today():
     names = {"data", "pair", "language", "languages", "pivot", "max_words", "data_seed", "test_split"}
     names |= {f"{split}_rows" for split in ("train", "validation", "test")}
     expected = {}
-    for path in (Path(__file__).resolve().parents[2] / "results").glob("*/demo/*.json"):
+    results = Path(__file__).resolve().parents[2] / "results"
+    for path in (*results.glob("*/demo/*.json"), *results.glob("*/grammar/*.json")):
         record = json.loads(path.read_text("utf-8"))
         chosen = {name: value for name, value in record["settings"].items() if name in names}
         if record["settings"]["data"] == "demo":

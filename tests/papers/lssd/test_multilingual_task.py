@@ -454,8 +454,4 @@ def test_real_sentences_of_unequal_languages(real_data):
 def test_the_settings_are_those_of_plain_translation_without_a_pair():
     names = set(ManyToOne.settings_table.settings)
     own = {"languages", "pivot", "temperature", "epoch_rows"}
-    assert (
-        names
-        == set(Translation.settings_table.settings) - {"pair", "select_by"} | own
-        == set(OneToMany.settings_table.settings)
-    )
+    assert names == set(Translation.settings_table.settings) - {"pair"} | own == set(OneToMany.settings_table.settings)
