@@ -51,7 +51,7 @@ def measure(count: int, options: argparse.Namespace) -> dict[str, Any]:
     languages = [f"language {number}" for number in range(count)]
     model = build.translation_model(options.vocabulary, **shape_of(options, options.layers)).to(device).train()
     batch = {name: tensor.to(device) for name, tensor in random_batch("translation", options).items()}
-    taught, turn = LSSD(languages, weight=2.5, kind="adaptive", level="sentence"), itertools.cycle(languages)
+    taught, turn = LSSD(languages, alpha=2.0, kind="adaptive", level="sentence"), itertools.cycle(languages)
     taught.attach(model)
     for epoch in range(count + 2):  # language i is best in epoch i + 1, the first in the first
         scores = {f"smoothed_loss_{one}": float(epoch != number) for number, one in enumerate(languages)}

@@ -1,4 +1,6 @@
-"""LSSD's facts L5 to L8 in plain float64: one position at a time, the gates of sentences from their positions.
+"""LSSD's Equations (3) to (7), and what its code has besides, in plain float64.
+
+One position at a time, the gates of sentences from their positions.
 
 >>> Equation(2.5, "adaptive", level="sentence").of(z, targets, mask, sentences)   # value and gradient
 
@@ -25,33 +27,34 @@ def language(classes: int) -> np.ndarray:
     return np.arange(classes) % 3 != 1
 
 
-def openness(log_p: float, log_q: float, kind: str, floor: float, cap: float) -> float:
-    """(L7) of what student and teacher give to the right word or words, as logarithms."""
+def openness(log_p: float, log_q: float, kind: str, floor: float, cap: float, strict: bool) -> float:
+    """(6) or (7) of what student and teacher give to the right word or words, as logarithms."""
     if kind == "whole":
         return 1.0
     if kind == "selective":
-        return 1.0 if log_q > log_p else floor
+        return 1.0 if log_q > log_p or (log_q == log_p and not strict) else floor
     return min(cap, math.exp(min(log_q - log_p, 700.0)))
 
 
 @dataclass(frozen=True)
 class Equation:
-    """(L6) at a position that is distilled, with its switches; teacher=False is a position that is not."""
+    """(3) at a position that is distilled, with its switches; teacher=False is a position that is not."""
 
-    weight: float = 1.0
+    alpha: float = 1.0
     kind: str = "whole"
-    level: str = "token"
-    combine: str = "halved"
+    level: str = "sentence"
+    combine: str = "sum"
     top_k: int = 0
     words: bool = False
-    floor: float = 0.2
-    cap: float = 1.0
+    floor: float = 0.0
+    cap: float = 2.0
+    strict: bool = False
     epsilon: float = 0.1
     convention: str = "others"
     teacher: bool = True
 
     def log_q(self, z: np.ndarray) -> np.ndarray:
-        """(L8) the teacher's distribution, of the language's words only where it is aware of them."""
+        """The teacher's distribution, of the language's words only where it is aware of them."""
         return log_softmax(np.where(language(len(z)), z, -np.inf) if self.words else z)
 
     def __call__(self, z: np.ndarray, target: int) -> Any:
@@ -64,13 +67,13 @@ class Equation:
         q = np.exp(log_q)
         if 0 < self.top_k < len(q):
             q[np.argsort(-q)[self.top_k :]] = 0.0
-        soft, w = -(q * log_p).sum(), self.weight
+        soft, w = -(q * log_p).sum(), self.alpha
         if self.combine == "halved":
             return (smoothed + w * g * soft) / 2
         return (smoothed if self.combine == "sum" else (1 - w) * smoothed) + w * g * soft
 
     def _gate(self, log_p: float, log_q: float) -> float:
-        return openness(log_p, log_q, self.kind, self.floor, self.cap)
+        return openness(log_p, log_q, self.kind, self.floor, self.cap, self.strict)
 
     def gates(self, z: Tensor, targets: Tensor, mask: Tensor, sentences: Tensor) -> np.ndarray:
         """g of every position; those of a sentence that count have one gate, of their sums. 1 where none counts."""

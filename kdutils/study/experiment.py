@@ -34,6 +34,7 @@ class Trial:
     folder: Path  # the arm's folder; those of the other arms of this seed lie beside it
     runs: Path  # the folder of all runs
     until: float | None = None  # a time.monotonic() moment to stop at
+    method: Method | None = None  # in an exam: what has trained the model, with all that it keeps
 
     @property
     def settings(self) -> Settings:

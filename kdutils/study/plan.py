@@ -488,7 +488,7 @@ def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool
         lambda: (scores(task.validate, "validation"), experiment.extra_scores(task, model)),
         lambda: scores(task.test, "test"),
         # `_exam` counts fine-tunings; networks that an arm trains besides are not there to sit an exam
-        lambda: None if "downstream" in s or arm.besides(s) else experiment.exam(trial, model),
+        lambda: None if "downstream" in s or arm.besides(s) else experiment.exam(replace(trial, method=method), model),
     ]
     costs, sentences = [], []
     for run in runs:

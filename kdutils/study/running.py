@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     kept.export(trial.folder, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
         tested = _tested(task, method, model, trial.folder)
-        scores = tested | experiment.exam(trial, model)  # in every process: it may train
+        scores = tested | experiment.exam(replace(trial, method=method), model)  # in every process: it may train
     # both selections: the weights that the validation chose, and the last, which are the same where nothing was better
     scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
     scores["peak_memory_mb"] = memory[0]

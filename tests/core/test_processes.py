@@ -17,7 +17,7 @@ from kdutils.models.build import masked_lm
 from kdutils.models.forward import counted_logits
 from kdutils.papers.distilbert.method import TripleLoss
 from kdutils.papers.lssd.method import LSSD
-from kdutils.tasks.multilingual import tag
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.training.method import Step
 from tests import tiny
 from tests.tiny import BESIDE, HOME, METHODS, one_sentence

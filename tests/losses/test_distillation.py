@@ -97,7 +97,7 @@ def test_free_gates_give_the_equation(words, top_k, reduction):
     z, targets, mask = example(2, (3, 4), 6)
     known = None if words is None else torch.as_tensor(language(6))
     third = GATES[None, ..., None].expand(1, 3, 4, 6)
-    equation = Equation(2.0, top_k=top_k, words=words is not None)  # halved: 0.5 and 2 / 2
+    equation = Equation(2.0, combine="halved", top_k=top_k, words=words is not None)  # 0.5 and 2 / 2
     for counted in (None, mask):
         found = run(distilled, z, targets, words=known, top_k=top_k, mask=counted, reduction=reduction)
         value, gradient = evaluate(equation, torch.cat([z, third]), targets, counted, reduction)

@@ -21,6 +21,7 @@ REBUILT = (
     "03_r_drop",
     "05_cbbgca",
     "06_intra_distillation",
+    "07_lssd",
     "08_self_distillation",
 )  # the notebooks that keep to the anatomy
 

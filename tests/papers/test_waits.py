@@ -16,12 +16,12 @@ from kdutils.papers.distilbert.answering import AnswerDistillation
 from kdutils.papers.distilbert.method import SecondDistillation, TripleLoss
 from kdutils.papers.intra_distillation.method import IntraDistillation, IntraDistillationRegression
 from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.papers.r_drop.method import RDrop
 from kdutils.papers.seer_forcing.method import SeerForcing
 from kdutils.papers.self_distillation.method import EMA, SDA, SDV, Itself, SelfEnsemble
 from kdutils.papers.tutor_kd.method import PlainKD, TutorKD
 from kdutils.papers.tutor_kd.student import judging_student, predicting_student, student_config
-from kdutils.tasks.multilingual import tag
 from kdutils.training.loop import _Loop, fit
 from kdutils.training.method import Method, SquaredError
 from tests import tiny

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdutils.core.errors import Paused, UserError
 from kdutils.models.forward import counted_logits
-from kdutils.tasks.multilingual import language_scores
+from kdutils.papers.lssd.multilingual import language_scores
 from kdutils.training.loop import evaluation_context, fit
 from kdutils.training.method import Method
 from tests import tiny

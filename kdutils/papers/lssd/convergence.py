@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from kdutils.core.errors import unknown
-from kdutils.papers.lssd.schedule import replayed
+from kdutils.papers.lssd.multilingual import virtual_epoch
 from kdutils.study.measures import Record, Values, by_seed, history, logged, paired, paired_difference, sweep_setting
 
 
@@ -28,7 +28,7 @@ def sizes(record: Record) -> dict[str, int]:
 
 
 def validation_curves(record: Record, arm: str) -> dict[str, list[float]]:
-    """Language -> its validation loss V_l after each epoch, Equation (2), in nats. Raises UserError without one."""
+    """Language -> its validation loss L_l^dev after each epoch, in nats. Raises UserError without one."""
     return {one: _curve(record, arm, f"smoothed_loss_{one}") for one in record["settings"]["languages"]}
 
 
@@ -44,7 +44,7 @@ def convergence_epochs(record: Record, arm: str) -> dict[str, int]:
 
 
 def distance_to_best(record: Record, arm: str) -> float:
-    """sum_l V_l(e*) - min_e V_l(e), with e* the epoch of the lowest overall loss: what one checkpoint for all costs."""
+    """The performance deficit DUB (8), in nats: the loss at the overall best epoch (2) above each language's lowest."""
     overall = _curve(record, arm, "smoothed_loss")
     chosen = overall.index(min(overall))
     return sum(curve[chosen] - min(curve) for curve in validation_curves(record, arm).values())
@@ -116,17 +116,23 @@ def overfitting(record: Record, arm: str) -> float:
     return curve[-1] - min(curve)
 
 
-def taught_otherwise(record: Record, arm: str) -> float:
-    """Epochs taught beyond those that the rule asks for, given the losses, or missing; over all languages.
+def after_the_last_best(record: Record, arm: str) -> float:
+    """The share of the epochs that follow the best epoch of the language that is at its best last."""
+    curves = validation_curves(record, arm)
+    return 1 - max(convergence_epochs(record, arm).values()) / len(next(iter(curves.values())))
 
-    One may be missing of each: a last epoch that is cut short need not have a batch of every language.
-    """
-    curves, settings = validation_curves(record, arm), record["settings"]
-    losses = [dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)]
-    story = replayed(losses, settings["teacher_warmup"], settings["teacher_age"])
-    counted = epochs_taught(record, arm)
-    beyond = [counted[one] - sum(epoch[one][0] for epoch in story) for one in curves]
-    return sum(max(epochs, -1 - epochs, 0) for epochs in beyond)
+
+def most_taught(record: Record, arm: str = "lssd") -> float:
+    """The share of the epochs in which the language was taught that was taught most."""
+    return max(epochs_taught(record, arm).values()) / len(_curve(record, arm, "smoothed_loss"))
+
+
+def passes_over_the_largest(record: Record, arm: str) -> float:
+    """How often the training pairs of the largest language were read, by the sampling of virtual epochs."""
+    own, s = sizes(record), record["settings"]
+    largest = max(own, key=own.get)
+    taken = virtual_epoch(own, s["temperature"], s["epoch_rows"])[largest]
+    return max(row["epoch"] for row in record["arms"][arm]["history"]) * taken / own[largest]
 
 
 def least_gain(metric: str, ours: str, theirs: str):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.study import kept
 from kdutils.study.experiment import Trial
-from kdutils.tasks.multilingual import tag
 from kdutils.training.method import Method
 
 

@@ -13,46 +13,84 @@ from kdutils.core.errors import UserError, unknown
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.forward import counted_logits
 from kdutils.models.snapshots import FrozenCopies
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.papers.lssd.objective import lssd_loss
 from kdutils.papers.lssd.schedule import LanguageTeachers
-from kdutils.tasks.multilingual import tag
 from kdutils.training.method import Method, Step
 
 TEACHERS = ("language", "overall", "individual")
 
 
-class LSSD(Method):
+class BestStudents(Method):
+    """Plain training that keeps the student that was best at each language so far: what LSSD is compared with.
+
+    An epoch is the time between two evaluations. The copies, in half precision, are part of a run's state.
+    """
+
+    score = "smoothed_loss_{}"  # by what validation score a language is judged
+
+    def __init__(
+        self, languages: Sequence[str], epsilon: float = 0.1, convention: str = "others", age: int = 2
+    ) -> None:
+        super().__init__(epsilon, convention)
+        self.languages, self.age = list(languages), age
+        self._start()
+
+    def _start(self) -> None:
+        self.bank, self.copies = LanguageTeachers(self.languages, self.age), FrozenCopies()
+
+    def attach(self, model: PreTrainedModel) -> None:
+        self._start()
+
+    def after_evaluation(self, model: nn.Module, scores: dict[str, float], step: Step) -> None:
+        names = {language: self.score.format(language) for language in self.languages}
+        if self.bank.update({language: scores[name] for language, name in names.items() if name in scores}):
+            self.copies.keep(str(self.bank.finished), model)
+        self.copies.keep_only(str(best.epoch) for best in self.bank.best.values())
+
+    def best_weights(self, language: str) -> dict[str, Tensor]:
+        """The weights of the student that was best at a language, by the names of its parameters."""
+        return self.copies.weights[str(self.bank.best[language].epoch)]
+
+    def state(self) -> dict[str, Any]:
+        return {"bank": self.bank.state(), "copies": self.copies.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.bank.restore(state["bank"])
+        self.copies.restore(state["copies"])
+
+
+class LSSD(BestStudents):
     """Trains one translator of several languages; each is taught by the student that was best on it so far.
 
     teachers: "language" is the paper's; "overall" is one teacher for all, the student of the best overall validation
-    loss; "individual" are fixed models of one language each, given as `teacher` (an nn.ModuleDict by the languages'
-    tags), which teach from the first epoch on. language_aware: they speak the words of the target language only. The
-    other options are those of `lssd_loss`. An epoch is the time between two evaluations.
+    loss (the paper's Table 4); "individual" are fixed models of one language each, given as `teacher` (an
+    nn.ModuleDict by the languages' tags), which teach from the first epoch on (Multi-Distill). language_aware: they
+    speak the words of the target language only, as in some scripts of the released code. The other options are those
+    of `lssd_loss`. An epoch is the time between two evaluations.
     """
 
     name = "lssd"
     passes = 4 / 3  # of a batch that is taught: a plain step and the teacher's forward pass
 
     def __init__(
-        self, languages: Sequence[str], weight: float = 1.0, teachers: str = "language", warmup: int = 1, age: int = 2,
+        self, languages: Sequence[str], alpha: float = 1.0, teachers: str = "language", age: int = 2,
         epsilon: float = 0.1, convention: str = "others", language_aware: bool = False, kind: str = "whole",
-        level: str = "token", combine: str = "halved", top_k: int = 0, floor: float = 0.2, cap: float = 1.0,
+        level: str = "sentence", combine: str = "sum", top_k: int = 0, floor: float = 0.0, cap: float = 2.0,
+        strict: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(epsilon, convention)
         if teachers not in TEACHERS:
             raise unknown("kind of teachers", teachers, TEACHERS)
-        self.languages, self.kind, self.language_aware = list(languages), teachers, language_aware
-        self.options = {"weight": weight, "kind": kind, "level": level, "combine": combine}
-        self.options |= {"top_k": top_k, "floor": floor, "cap": cap}
+        self.kind, self.language_aware = teachers, language_aware
+        self.options = {"alpha": alpha, "kind": kind, "level": level, "combine": combine, "top_k": top_k}
+        self.options |= {"floor": floor, "cap": cap, "strict": strict}
+        self.score = "smoothed_loss" if teachers == "overall" else BestStudents.score
         empty = torch.zeros(0, 2)
-        lssd_loss(
-            empty, empty[:, 0].long(), empty, sentences=empty[:, 0].long(), **self.options
-        )  # refuses what is wrong
-        self.rule = (warmup, age)
-        self._start()
+        lssd_loss(empty, empty[:, 0].long(), empty, sentences=empty[:, 0].long(), **self.options)  # refuses the wrong
+        super().__init__(languages, epsilon, convention, age)
 
     def _start(self) -> None:
-        self.bank, self.copies = LanguageTeachers(self.languages, *self.rule), FrozenCopies()
+        super()._start()
         self.taught = dict.fromkeys(self.languages, 0)  # epochs in which a language was distilled
         self.now: set[str] = set()  # languages that were distilled in this epoch
 
@@ -103,13 +141,8 @@ class LSSD(Method):
         for language in self.now:
             self.taught[language] += 1
         self.now = set()
-        if self.kind == "individual":
-            return
-        score = "smoothed_loss" if self.kind == "overall" else "smoothed_loss_{}"
-        names = {language: score.format(language) for language in self.languages}
-        if self.bank.update({language: scores[name] for language, name in names.items() if name in scores}):
-            self.copies.keep(str(self.bank.finished), model)
-        self.copies.keep_only(str(best.epoch) for best in self.bank.best.values())
+        if self.kind != "individual":
+            super().after_evaluation(model, scores, step)
 
     def state(self) -> dict[str, Any]:
         copies = {} if self.kind == "individual" else self.copies.state()  # fixed ones are given again

@@ -13,25 +13,32 @@ from kdutils.losses.divergences import nll_formula, weighted_sum
 
 GATES = ("whole", "selective", "adaptive")
 LEVELS = ("token", "sentence")
-COMBINATIONS = ("halved", "sum", "convex")
+COMBINATIONS = ("sum", "halved", "convex")
+# What the paper prints, and what its released code does (label_smoothed_cross_entropy_with_online_distillation.py).
+FORMS = {
+    "paper": {"combine": "sum", "floor": 0.0, "cap": 2.0, "strict": False},
+    "released": {"combine": "halved", "floor": 0.2, "cap": 1.0, "strict": True},
+}
 
 
 def gate(
     student_logp: Tensor,
     teacher_logp: Tensor,
     kind: str = "whole",
-    level: str = "token",
+    level: str = "sentence",
     sentences: Tensor | None = None,
-    floor: float = 0.2,
-    cap: float = 1.0,
+    floor: float = 0.0,
+    cap: float = 2.0,
+    strict: bool = False,
 ) -> Tensor:
-    """Equation (7) of the notebook: how much of the teacher each position takes, from log-probabilities (N,).
+    """G of Equations (5) to (7): how much of the teacher each position takes, from log-probabilities (N,).
 
-    They are those of the right word under student and teacher. "whole": 1. "selective": 1 where the teacher is better,
-    else `floor`; a tie is not better. "adaptive": the ratio of teacher to student, at most `cap`. "token" compares
-    the probabilities q* and p* of a position; "sentence" their sums over the positions of a sentence, which are
-    numbered in `sentences` (N,), any integers. Nothing has a gradient. Raises UserError for an unknown kind or level,
-    for sentences that are not told, and for shapes that differ.
+    They are those of the right word under student and teacher. "whole": 1. "selective" (6): 1 where the teacher is at
+    least as good, else `floor`; strict: a tie counts for the student. "adaptive" (7): the ratio of teacher to student,
+    at most `cap`, the paper's sigma. "sentence" compares the mean probabilities q* and p* of a sentence, whose
+    positions have its number in `sentences` (N,), any integers; "token" those of each position. Nothing has a
+    gradient. The defaults are the paper's; `FORMS` has the released code's, which gates some runs by tokens. Raises
+    UserError for an unknown kind or level, for sentences that are not told, and for shapes that differ.
     """
     _check_gate(kind, level, floor, cap)
     given = [student_logp, teacher_logp, *([] if sentences is None else [sentences])]
@@ -41,17 +48,17 @@ def gate(
     least = torch.finfo(student_logp.dtype).min
     p, q = student_logp.detach().clamp_min(least), teacher_logp.detach().clamp_min(least)
     if kind == "whole":
-        # g = 1: (N,)
+        # G = 1: (N,)
         return torch.ones_like(p)
     if level == "sentence":
         if sentences is None:
             raise UserError("A gate of whole sentences needs to know which position belongs to which: give sentences.")
-        # log sum_t p*_t, log sum_t q*_t of the sentence, at each of its positions: (N,)
+        # log sum_t p*_t, log sum_t q*_t of the sentence, at each of its positions: (N,); both means have its length
         p, q = _by_sentence(p, sentences), _by_sentence(q, sentences)
     if kind == "selective":
-        # g = 1 where q* > p*, else the floor: (N,)
-        return torch.where(q > p, torch.ones_like(p), torch.full_like(p, floor))
-    # g = min(q* / p*, cap): (N,)
+        # G = 1 where q* >= p*, else the floor: (N,)
+        return torch.where(q > p if strict else q >= p, torch.ones_like(p), torch.full_like(p, floor))
+    # G = min(q* / p*, sigma): (N,)
     return (q - p).clamp(max=math.log(cap)).exp()
 
 
@@ -72,30 +79,31 @@ def lssd_loss(
     logits: Tensor,
     targets: Tensor,
     teacher_logits: Tensor | None = None,
-    weight: float = 1.0,
+    alpha: float = 1.0,
     kind: str = "whole",
-    level: str = "token",
+    level: str = "sentence",
     mask: Tensor | None = None,
     sentences: Tensor | None = None,
-    combine: str = "halved",
+    combine: str = "sum",
     top_k: int = 0,
     words: Tensor | None = None,
-    floor: float = 0.2,
-    cap: float = 1.0,
+    floor: float = 0.0,
+    cap: float = 2.0,
+    strict: bool = False,
     epsilon: float = 0.1,
     convention: str = "others",
     reduction: str = "mean",
 ) -> Tensor:
-    """Equations (5) to (8) of the notebook, a position: 1/2 [CE + weight g H(q, p)] with a teacher, CE without one.
+    """Equations (3) to (7), a position: CE + alpha G H(q, p) with a teacher, CE without one.
 
     logits, teacher_logits (..., V); targets, mask and sentences (...); without `sentences`, targets of (B, T) have a
-    sentence a row. H is the cross-entropy under the teacher's distribution q at temperature 1, g the `gate` of `kind`
-    and `level`. combine: "halved" is the released code, in which labels count half wherever a teacher speaks, with a
-    weight of 0 too; "sum" is CE + weight g H; "convex" (1 - weight) CE + weight g H. top_k > 0: only the teacher's K
-    most probable words enter H, not renormalised. words (V,): q is renormalised over those that are True, before top-K
-    and gate; the student is not. Label smoothing touches CE only. No gradient reaches the teacher or passes the gate.
-    "mean" divides by the counted positions. Raises UserError for shapes that differ and for a weight or name that
-    makes no sense.
+    sentence a row. H is the cross-entropy under the teacher's distribution q at temperature 1 (4), G the `gate` of
+    `kind` and `level` (5). combine: "sum" is the paper's (3); "halved" the released code's 1/2 [CE + alpha G H], in
+    which labels count half wherever a teacher speaks, with an alpha of 0 too; "convex" (1 - alpha) CE + alpha G H. Of
+    the code alone are `top_k` > 0: only the teacher's K most probable words enter H, not renormalised; and `words`
+    (V,): q is renormalised over those that are True, before top-K and gate; the student is not. Label smoothing
+    touches CE only. No gradient reaches the teacher or passes the gate. "mean" divides by the counted positions.
+    Raises UserError for shapes that differ and for an alpha or name that makes no sense.
     """
     # CE(p, y), smoothed, at each position: (n,)
     nll = nll_formula(targets, logits.shape[-1], epsilon, convention)
@@ -104,8 +112,8 @@ def lssd_loss(
         raise UserError(
             f"Logits and teacher logits must be ({', '.join(map(str, [*targets.shape, 'V']))}), not {given}."
         )
-    # a of CE and b of g H: two numbers
-    weights = checked_weights(weight, combine)
+    # a of CE and b of G H: two numbers
+    weights = checked_weights(alpha, combine)
     _check_gate(kind, level, floor, cap)
     if top_k < 0:
         raise UserError(f"top_k is {top_k}: choose how many words of the teacher count, or 0 for all.")
@@ -122,22 +130,22 @@ def lssd_loss(
     numbers = None if sentences is None else sentences.reshape(-1)
 
     def gates(p: Tensor, q: Tensor, rows: Tensor) -> Tensor:
-        # g of the counted positions: (n,)
-        return gate(p, q, kind, level, None if numbers is None else numbers[rows], floor, cap)
+        # G of the counted positions: (n,)
+        return gate(p, q, kind, level, None if numbers is None else numbers[rows], floor, cap, strict)
 
-    # a CE + b g H(q, p), reduced: a number, or (...) for "none"
+    # a CE + b G H(q, p), reduced: a number, or (...) for "none"
     return gated_distillation(nll, logits, targets, teacher, gates, weights, mask, reduction)
 
 
-def checked_weights(weight: float, combine: str) -> tuple[float, float]:
+def checked_weights(alpha: float, combine: str) -> tuple[float, float]:
     """What CE and the distillation term count on a distilled batch. Raises UserError for what makes no sense."""
     if combine not in COMBINATIONS:
         raise unknown("combination", combine, COMBINATIONS)
-    if not 0.0 <= weight < math.inf:
-        raise UserError(f"Distillation cannot count {weight}: choose a weight of 0 or more.")
-    if combine == "convex" and weight > 1.0:
-        raise UserError(f"The convex form weighs labels by 1 - weight: choose a weight from 0 to 1, not {weight}.")
-    return {"halved": (0.5, weight / 2), "sum": (1.0, weight), "convex": (1.0 - weight, weight)}[combine]
+    if not 0.0 <= alpha < math.inf:
+        raise UserError(f"Distillation cannot count {alpha}: choose an alpha of 0 or more.")
+    if combine == "convex" and alpha > 1.0:
+        raise UserError(f"The convex form weighs labels by 1 - alpha: choose an alpha from 0 to 1, not {alpha}.")
+    return {"sum": (1.0, alpha), "halved": (0.5, alpha / 2), "convex": (1.0 - alpha, alpha)}[combine]
 
 
 def _check_gate(kind: str, level: str, floor: float, cap: float) -> None:

@@ -1,4 +1,4 @@
-"""Which language is taught in which epoch, and by whom: bookkeeping only, no weights."""
+"""Algorithm 1: which language is taught in which epoch, and by whom. Bookkeeping only, no weights."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ class _Best:
 
 
 class LanguageTeachers:
-    """Who teaches each language in each epoch (Equations (3) and (4) of the notebook): bookkeeping only, no weights.
+    """Who teaches each language in each epoch, as Algorithm 1 has it.
 
     >>> teachers = LanguageTeachers(["de", "ko"])
-    >>> teachers.update({"de": 5.0, "ko": 5.5})        # at the end of epoch 1: both are replaced
+    >>> teachers.update({"de": 5.0, "ko": 5.5})        # at the end of epoch 1: both are replaced, both switches off
     ['de', 'ko']
-    >>> teachers.update({"de": 4.0, "ko": 5.5})        # epoch 2: ko has a tie, and keeps its teacher
+    >>> teachers.update({"de": 4.0, "ko": 5.5})        # epoch 2: ko has a tie, keeps its teacher and is switched on
     ['de']
     >>> teachers.active("de"), teachers.active("ko")   # epoch 3
     (False, True)
 
-    A teacher is replaced by the student of an epoch whose validation loss is strictly lower, and by the first. It
-    teaches in epoch e when e > warmup and it is at least `age` epochs old: one that was replaced at the end of e - 1
-    is the student itself. Epochs count from 1. Raises UserError for a language without a loss, a warmup below 0 or
+    A teacher is replaced by the student of an epoch whose validation loss is strictly lower, and by the first; its
+    language is then switched off for an epoch, and on again once a teacher is kept. That is the same as: a teacher
+    speaks from the age of two epochs on, for one of the epoch before is the student itself. age: another number
+    of epochs, which the paper does not have. Epochs count from 1. Raises UserError for a language without a loss or
     an age below 1.
     """
 
-    def __init__(self, languages: Iterable[str], warmup: int = 1, age: int = 2) -> None:
-        if warmup < 0 or age < 1:
-            raise UserError(f"Teachers need a warmup of 0 epochs or more and an age of 1 or more, not {warmup}, {age}.")
-        self.warmup, self.age, self.finished = warmup, age, 0
+    def __init__(self, languages: Iterable[str], age: int = 2) -> None:
+        if age < 1:
+            raise UserError(f"Teachers need an age of 1 epoch or more, not {age}.")
+        self.age, self.finished = age, 0
         self.best = {language: _Best() for language in languages}
 
     def update(self, losses: Mapping[str, float]) -> list[str]:
@@ -52,9 +53,9 @@ class LanguageTeachers:
         return replaced
 
     def active(self, language: str) -> bool:
-        """Whether the language is distilled in the epoch under way."""
-        epoch, since = self.finished + 1, self.best[language].epoch
-        return since > 0 and epoch > self.warmup and epoch - since >= self.age
+        """Omega_l: whether the language is distilled in the epoch under way."""
+        since = self.best[language].epoch
+        return since > 0 and self.finished + 1 - since >= self.age
 
     def state(self) -> dict[str, Any]:
         return {"finished": self.finished, "best": {name: [one.loss, one.epoch] for name, one in self.best.items()}}
@@ -64,11 +65,9 @@ class LanguageTeachers:
         self.best = {name: _Best(*one) for name, one in state["best"].items()}
 
 
-def replayed(
-    losses: Sequence[Mapping[str, float]], warmup: int = 1, age: int = 2
-) -> list[dict[str, tuple[bool, bool]]]:
+def replayed(losses: Sequence[Mapping[str, float]], age: int = 2) -> list[dict[str, tuple[bool, bool]]]:
     """For each epoch, language -> (was it taught in it, was its teacher replaced at its end), from losses alone."""
-    teachers, story = LanguageTeachers(losses[0], warmup, age), []
+    teachers, story = LanguageTeachers(losses[0], age), []
     for epoch in losses:
         taught = {language: teachers.active(language) for language in epoch}
         replaced = teachers.update(epoch)

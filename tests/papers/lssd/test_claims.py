@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -27,7 +28,8 @@ CURVES = {
 TAUGHT = {"es": [0, 0, 0, 1, 2], "ko": [0, 0, 0, 0, 1], "de": [0, 0, 0, 0, 0]}
 BLEU = {  # of es, ko and de
     "baseline": (10.0, 20.0, 30.0), "baseline_compute": (10.5, 20.5, 30.5), "lssd": (13.0, 21.5, 30.0),
-    "overall": (11.0, 21.0, 31.0), "individual": (10.0, 19.0, 31.0),
+    "overall": (11.0, 21.0, 31.0), "individual": (10.0, 19.0, 31.0), "whole": (12.0, 21.0, 30.0),
+    "released": (12.5, 20.0, 29.0),
 }  # fmt: skip
 
 
@@ -40,6 +42,7 @@ def record(seed: int = 1, **settings) -> dict:
             {
                 "kind": "eval",
                 "update": 10 * epoch,
+                "epoch": 2 * epoch,
                 **{_name("smoothed_loss", one): v[epoch] for one, v in curves.items()},
             }
             for epoch in range(5)
@@ -49,12 +52,13 @@ def record(seed: int = 1, **settings) -> dict:
         metrics = {f"test_bleu_{one}": score for one, score in zip(SIZES, bleu, strict=True)}
         metrics |= {"test_bleu": sum(bleu) / 3, "test_smoothed_loss": 2.0 if arm == "lssd" else 2.5}
         metrics["validation_smoothed_loss"] = min(curves[""])
-        train = {"kind": "train", "update": 15, "smoothed_loss_es": 0.0, "taught_es": 99.0}
+        metrics |= {"own_best_bleu": 20.5, "average_bleu": 21.25}
+        train = {"kind": "train", "update": 15, "epoch": 1, "smoothed_loss_es": 0.0, "taught_es": 99.0}
         arms[arm] = {"metrics": metrics, "history": [*rows[:2], train, *rows[2:]]}
     data = {"train_rows": dict(SIZES)}
     return {
         "seed": seed,
-        "settings": {"languages": list(SIZES), "teacher_warmup": 1, "teacher_age": 2, **settings},
+        "settings": {"languages": list(SIZES), "teacher_age": 2, "temperature": 1.0, "epoch_rows": 0, **settings},
         "arms": arms,
         "provenance": {"data": data},
     }
@@ -83,18 +87,18 @@ def reversed_sizes(one: dict) -> dict:
     return {**one, "provenance": {"data": {"train_rows": dict(zip(SIZES, (90, 30, 10), strict=True))}}}
 
 
-def taught_though_falling(one: dict) -> dict:
-    one = copy.deepcopy(one)
-    for row in evaluations(one, "lssd"):
-        row["taught_de"] = 2.0
-    return one
-
-
 def noisy(one: dict) -> dict:
     """All languages are at their best in the same epoch, which is another one in each seed."""
     one = copy.deepcopy(one)
     for epoch, row in enumerate(evaluations(one, "baseline")):
         row |= {f"smoothed_loss_{language}": 1.0 if epoch == one["seed"] else 2.0 for language in SIZES}
+    return one
+
+
+def controls_win(one: dict) -> dict:
+    """The best students of each language need no distillation."""
+    one = copy.deepcopy(one)
+    one["arms"]["baseline"]["metrics"] |= {"own_best_bleu": 30.0, "average_bleu": 30.0}
     return one
 
 
@@ -104,7 +108,9 @@ MEASURED = {
     "L2": (0.3 - 1.5, swapped), "L3": (0.0, swapped), "L4a": (1.5, swapped), "L4b": (1.5, swapped),
     "L4d": (-0.5, swapped),
     "L4c": (1.0, lambda one: swapped(one, "baseline_compute")), "L5": (0.5, lambda one: swapped(one, "overall")),
-    "L6a": (-1.0, reversed_sizes), "L6b": (0.0, taught_though_falling), "L8": (0.4 - 1.5, swapped),
+    "L6a": (-1.0, reversed_sizes), "L8": (0.4 - 1.5, swapped),
+    "L4o": (1.0, controls_win), "L4m": (0.25, controls_win), "L10": (0.5, lambda one: swapped(one, "whole")),
+    "LR": (1.0, lambda one: swapped(one, "released")),
     "L9": (1.5, lambda one: swapped(one, "individual")),
 }  # fmt: skip
 
@@ -114,8 +120,9 @@ def test_each_claim_measures_what_a_hand_finds_and_can_fail(name):
     number, contradicting = MEASURED[name]
     records = [record(seed) for seed in (1, 2, 3)]
     assert claim(name).measure(records) == pytest.approx(dict.fromkeys((1, 2, 3), number))
-    assert claims.grade(claim(name), records).verdict == claims.SUPPORTED
-    grade = claims.grade(claim(name), [contradicting(one) for one in records])
+    alone = replace(claim(name), needs=(), published=None)  # what must hold before is tried below
+    assert claims.grade(alone, records).verdict == claims.SUPPORTED
+    grade = claims.grade(alone, [contradicting(one) for one in records])
     assert grade.verdict == claims.CONTRADICTED, grade
 
 
@@ -128,14 +135,14 @@ def sweep(losses: dict[float, float], seeds=(1, 2, 3)) -> list[dict]:
     found = []
     for weight, loss in losses.items():
         for seed in seeds:
-            found.append(record(seed, weight=weight))
+            found.append(record(seed, alpha=weight))
             for arm, number in (("lssd", loss), ("baseline", -weight)):
                 found[-1]["arms"][arm]["metrics"]["validation_smoothed_loss"] = number
     return found
 
 
 def test_a_sweep_compares_the_best_above_one_with_the_best_below():
-    """A weight of 1 is on neither side, and 0 is no distillation."""
+    """An alpha of 1 is on neither side, and 0 is no distillation."""
     high, low = sweep({0.25: 3.0, 1.0: 0.1, 2.5: 2.0, 5.0: 2.2}), sweep({0.0: 0.1, 0.25: 2.0, 0.5: 1.9, 2.5: 3.0})
     for found, number in ((high, -1.0), (low, 1.1), (low[::-1], 1.1)):
         for name in ("L7a", "L7b"):
@@ -197,21 +204,41 @@ def test_ties_are_read_by_the_first_epoch_and_constants_have_no_rank():
     assert claim("L1c").measure([equal]) == claim("L6a").measure([equal]) == {1: 0.0}
 
 
-@pytest.mark.parametrize(
-    ("settings", "number", "without_es"),
-    [({}, 3, 4), ({"teacher_warmup": 4}, 4, 3), ({"teacher_age": 3}, 5, 4), ({"teacher_age": 1}, 3, 5)],
-)
-def test_a_language_is_taught_as_often_as_the_rule_asks_for(settings, number, without_es):
-    """es is taught twice, ko once and de three times; one epoch may be missing of each.
+def past_its_best(one: dict) -> dict:
+    """de, too, is at its best before the end, and es is taught in half of the epochs: all that the claims need."""
+    one = copy.deepcopy(one)
+    for arm in one["arms"]:
+        evaluations(one, arm)[-1]["smoothed_loss_de"] = 2.6
+    return one
 
-    The rule gives (es, ko, de) 2, 1, 0 epochs, with a warm-up of 4 epochs 1, 1, 0, with an age of 3 epochs 1, 0, 0, and
-    with an age of 1 epoch 4 to each.
-    """
-    one = record(**settings)
-    evaluations(one, "lssd")[-1]["taught_de"] = 3.0
-    assert claim("L6b").measure([one]) == {1: number}
-    evaluations(one, "lssd")[-1]["taught_es"] = 0.0
-    assert claim("L6b").measure([one]) == {1: without_es}
+
+def test_the_headline_needs_languages_past_their_best_teachers_that_speak_and_data_read_often():
+    """de's loss still falls; read 8 times; es taught in 2 of 5 epochs."""
+    records = [record(seed) for seed in (1, 2, 3)]
+    headline = replace(claim("L4a"), published=None)
+    grade = claims.grade(headline, records)
+    assert grade.verdict == claims.NOT_TESTABLE and "past its best epoch" in grade.reason
+    whole = [past_its_best(one) for one in records]
+    assert claims.grade(headline, whole).verdict == claims.SUPPORTED
+    seldom = copy.deepcopy(whole)
+    for one in seldom:
+        for row in evaluations(one, "baseline"):
+            row["epoch"] = 4
+    assert "read at least 5 times" in claims.grade(headline, seldom).reason
+    silent = copy.deepcopy(whole)
+    for one in silent:
+        evaluations(one, "lssd")[-1].update(taught_es=0.0, taught_ko=0.0)
+    assert "teachers speak" in claims.grade(headline, silent).reason
+
+
+def test_a_gain_of_one_selection_alone_is_not_supported():
+    """The last weights are tested as well; here LSSD is behind there."""
+    records = [past_its_best(record(seed)) for seed in (1, 2, 3)]
+    for one in records:
+        for arm, result in one["arms"].items():
+            result["metrics"] |= {"last_test_bleu": 25.0 if arm == "baseline" else 24.0}
+    grade = claims.grade(claim("L4a"), records)
+    assert grade.verdict == claims.INCONCLUSIVE and "Only under one selection" in grade.reason
 
 
 @pytest.mark.parametrize("name", [one.id for one in CLAIMS])
@@ -232,36 +259,42 @@ def test_a_record_without_any_evaluation_crashes_nothing(name):
     assert claims.grade(claim(name), silent).reason
 
 
-@pytest.mark.parametrize("name", ["L1a", "L1b", "L1c", "L2", "L6a", "L6b", "L8"])
+@pytest.mark.parametrize("name", ["L1a", "L1b", "L1c", "L2", "L6a", "L8"])
 def test_a_seed_that_diverged_is_no_number(name):
     records = [record(seed) for seed in (1, 2, 3)]
     for arm in ("baseline", "lssd"):
         for language in ("", *SIZES):
             evaluations(records[0], arm)[-1][_name("smoothed_loss", language)] = math.nan
-    assert claims.grade(claim(name), records).verdict == claims.INCONCLUSIVE
+    assert claims.grade(replace(claim(name), needs=()), records).verdict == claims.INCONCLUSIVE
 
 
 def test_claims_belong_to_their_direction():
-    for experiment, absent in zip(EXPERIMENTS, ({"L4b", "L7b"}, {"L4a", "L7a"}), strict=True):
+    into = {"L4a", "L4c", "L4o", "L2", "L1b", "L7a", "L10", "LR"}
+    for experiment, absent in zip(EXPERIMENTS, ({"L4b", "L7b"}, into), strict=True):
         found = {one.id for one in claims.about(CLAIMS, experiment.name)}
         assert found == {one.id for one in CLAIMS} - absent
-    assert {one.id: one.over for one in CLAIMS if one.over} == {"L7a": ("weight",), "L7b": ("weight",)}
-    assert {one.id: one.published for one in CLAIMS if one.published} == {"L4a": 1.77, "L4b": 0.80}
+    assert {one.id: one.over for one in CLAIMS if one.over} == {"L7a": ("alpha",), "L7b": ("alpha",)}
+    published = {"L4a": 1.77, "L4b": 0.70, "L5": 0.68, "L10": 0.20}
+    assert {one.id: one.published for one in CLAIMS if one.published} == published
+    ranks = [one.rank for one in CLAIMS]
+    assert ranks.count("headline") == 1 and ranks.count("table") <= 5
     assert all(one.paper and one.unit and one.statement.endswith(".") for one in CLAIMS)
 
 
 def test_the_papers_own_settings_are_in_the_table():
-    """The scripts of TED-8-Diverse; the weights differ between the directions."""
+    """Section 4.1 and Algorithm 1; learning rate, warm-up and length are those of the scripts."""
     shared = {
-        "temperature": 1.0, "width": 512, "layers": 6, "heads": 4, "feedforward": 1024, "dropout": 0.3, "warmup": 4000,
+        "temperature": 1.0, "width": 512, "layers": 6, "heads": 8, "feedforward": 2048, "dropout": 0.3, "warmup": 4000,
         "label_smoothing": 0.1, "smoothing_convention": "others", "learning_rate": 2e-3, "schedule": "inverse_sqrt",
         "weight_decay": 0.0, "clip": 0.0, "max_tokens": 8192, "accumulation": 8, "updates": 200_000, "beams": 5,
-        "teacher_warmup": 1, "teacher_age": 2, "combine": "halved", "top_k": 0, "eval_every": 0, "level": "sentence",
+        "teacher_age": 2, "form": "paper", "eval_every": 0, "level": "sentence", "select_by": "smoothed_loss",
         "languages": ["bs", "mr", "hi", "mk", "el", "bg", "fr", "ko"], "pivot": "en",
     }  # fmt: skip
-    weights = {"many_to_one": (2.5, 2.5, 1.0), "one_to_many": (0.5, 0.6, 0.5)}
+    own = {"many_to_one": (2.0, "adaptive", 2.5), "one_to_many": (0.6, "whole", 0.5)}
     for experiment in EXPERIMENTS:
         s = resolve([experiment], "paper")[experiment.name]
         assert {name: s[name] for name in shared} == shared
-        assert (s.weight, s.whole_weight, s.selective_weight) == weights[experiment.name]
+        assert (s.alpha, s.gate, s.released_alpha) == own[experiment.name]
         assert all(setting.meaning for setting in experiment.settings.settings.values())
+        beds = ("demo", "grammar", "small", "study")
+        assert {experiment.settings.resolve(preset).dropout for preset in beds} == {0.3}

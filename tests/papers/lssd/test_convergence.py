@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 
 from kdutils.core.errors import UserError
 from kdutils.papers.lssd.convergence import (
+    after_the_last_best,
     by_size,
     convergence_epochs,
     distance_to_best,
@@ -17,11 +18,12 @@ from kdutils.papers.lssd.convergence import (
     later,
     least_gain,
     measured,
+    most_taught,
     overfitting,
+    passes_over_the_largest,
     sizes,
     span_beyond_noise,
     sweep_sides,
-    taught_otherwise,
     validation_curves,
 )
 from kdutils.study import claims
@@ -187,17 +189,29 @@ def test_seeds_that_diverged_are_inconclusive_even_where_too_few_are_left(number
     assert grade(Claim("L", "It holds.", number), records).verdict == claims.INCONCLUSIVE
 
 
-@pytest.mark.parametrize(
-    ("warmup", "age", "expected", "of_none"), [(1, 2, 1, 1), (4, 2, 2, 0), (1, 3, 3, 0), (9, 2, 4, 0), (0, 1, 5, 9)]
-)
-def test_taught_otherwise_is_beyond_what_the_rule_asks_for_or_missing(warmup, age, expected, of_none):
-    """Of TAUGHT, 3 and 1. The rule asks of es 2 (epochs 4 and 5) and of fr 1 (epoch 5); one may be missing of each."""
-    found = record(lssd=evaluations())
-    found["settings"] |= {"teacher_warmup": warmup, "teacher_age": age}
-    assert taught_otherwise(found, "lssd") == expected
-    less = record(lssd=evaluations(taught={one: [0] * 5 for one in SIZES}))
-    less["settings"] |= {"teacher_warmup": warmup, "teacher_age": age}
-    assert taught_otherwise(less, "lssd") == of_none
+def test_what_follows_the_last_best_epoch_is_a_share_of_the_epochs():
+    """Best after 2, 3 and 4 of 5 epochs: one follows. Where the last epoch is the best of one, nothing follows."""
+    assert after_the_last_best(record(), "baseline") == pytest.approx(0.2)
+    rising = record(baseline=evaluations({**CURVES, "ko": [7.0, 6.0, 5.0, 4.5, 4.0]}))
+    assert after_the_last_best(rising, "baseline") == 0.0
+
+
+def test_the_language_that_is_taught_most_says_whether_anybody_is():
+    assert most_taught(record(lssd=evaluations())) == pytest.approx(3 / 5)
+    assert most_taught(record(lssd=evaluations(taught={one: [0] * 5 for one in SIZES}))) == 0.0
+
+
+SAMPLED = [(1.0, 0, 6.0), (1.0, 170, 0.6), (math.inf, 300, 0.6)]
+
+
+@pytest.mark.parametrize(("temperature", "epoch_rows", "passes"), SAMPLED)
+def test_the_largest_language_is_read_as_often_as_the_sampling_takes_it(temperature, epoch_rows, passes):
+    """1,000 of 1,700 pairs. Whole epochs take each once; 170 take 100 of them; as many of each of three, also 100."""
+    found = record()
+    found["settings"] |= {"temperature": temperature, "epoch_rows": epoch_rows}
+    for row in found["arms"]["baseline"]["history"]:
+        row["epoch"] = row["update"] // 10 + 1
+    assert passes_over_the_largest(found, "baseline") == pytest.approx(passes)
 
 
 def scored(seed: int, settings: dict | None = None, **arms) -> dict:
@@ -225,23 +239,23 @@ def test_a_gain_that_is_no_number_is_the_least(broken):
 
 
 def swept(losses: dict[float, float], seed: int = 1) -> list[dict]:
-    return [scored(seed, {"weight": weight}, lssd={"loss": loss}) for weight, loss in losses.items()]
+    return [scored(seed, {"alpha": weight}, lssd={"loss": loss}) for weight, loss in losses.items()]
 
 
 def test_the_sides_of_a_sweep_are_the_lowest_above_less_the_lowest_below():
-    found = sweep_sides("loss", "lssd", "weight")
+    found = sweep_sides("loss", "lssd", "alpha")
     records = swept({0.0: -9.0, 0.25: 3.0, 0.5: 2.5, 1.0: -9.0, 2.5: 2.0, 5.0: 2.25})
     assert found(records) == {1: -0.5}
     assert found(records + swept({0.5: 1.0, 2.5: 4.0}, seed=2)) == {1: -0.5}  # seed 2 lacks some weights
 
 
 def test_a_sweep_needs_both_sides_and_every_weight():
-    found = sweep_sides("loss", "lssd", "weight")
+    found = sweep_sides("loss", "lssd", "alpha")
     assert found(swept({1.0: 1.0, 2.0: 1.0})) == found(swept({0.0: 1.0, 2.0: 1.0})) == found(swept({0.5: 1.0})) == {}
     both = swept({0.5: 1.0, 2.0: 3.0}) + swept({0.5: 1.0, 2.0: 4.0}, 2) + swept({0.5: 1.0}, 3)
     assert found(both) == {1: 2.0, 2: 3.0}
     assert math.isnan(found(swept({0.5: NAN, 0.75: 1.0, 2.0: 3.0}))[1])
-    assert sweep_sides("loss", "lssd", "weight", 3.0)(swept({0.5: 1.0, 2.0: 0.5, 4.0: 5.0})) == {1: 4.5}
+    assert sweep_sides("loss", "lssd", "alpha", 3.0)(swept({0.5: 1.0, 2.0: 0.5, 4.0: 5.0})) == {1: 4.5}
 
 
 NUMBERS = [

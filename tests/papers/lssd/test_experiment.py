@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import subprocess
@@ -14,12 +15,13 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from kdutils.__main__ import main
 from kdutils.core.errors import Paused, UserError
 from kdutils.papers.lssd.claims import CLAIMS
-from kdutils.papers.lssd.experiment import ARMS, EXPERIMENTS, third_more
-from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.experiment import ARMS, EXPERIMENTS, REMEMBER, third_more
+from kdutils.papers.lssd.method import LSSD, BestStudents
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany, tag
+from kdutils.papers.lssd.objective import FORMS
 from kdutils.study import claims
 from kdutils.study.experiment import resolve
 from kdutils.study.running import finished, folder, load_model, run
-from kdutils.tasks.multilingual import ManyToOne, OneToMany, tag
 from kdutils.training.loop import fit
 from tests import tiny
 from tests.corpus_files import write
@@ -32,7 +34,8 @@ TINY = {
 }  # fmt: skip
 TASKS = {experiment.name: experiment for experiment in EXPERIMENTS}
 INTO, OUT_OF = TASKS["many_to_one"], TASKS["one_to_many"]
-NAMES = ["baseline", "baseline_compute", "lssd", "whole", "selective", "overall", "individual"]
+NAMES = [arm.name for arm in ARMS]
+TAUGHT = ("lssd", "whole", "selective", "adaptive", "released", "overall")  # by their own past
 
 
 def tiny_settings(experiment=OUT_OF, **changes):
@@ -43,16 +46,16 @@ def tiny_settings(experiment=OUT_OF, **changes):
 def trained(tmp_path_factory):
     """All arms out of the pivot, at a learning rate at which losses rise and fall, so that somebody is taught."""
     runs, settings = tmp_path_factory.mktemp("runs"), tiny_settings()
-    (record,) = run(OUT_OF, settings, [1], runs)
+    (record,) = run(OUT_OF, settings, [1], runs, NAMES)
     return {"runs": runs, "settings": settings, "record": record, "task": OneToMany(settings)}
 
 
 # ---------------------------------------------------------------- what cannot work
 
 IMPOSSIBLE = [
-    {"gate": "hard"}, {"level": "word"}, {"combine": "mean"}, {"combine": "convex", "weight": 2.5}, {"weight": -1},
-    {"weight": math.nan}, {"whole_weight": -1}, {"selective_weight": math.inf}, {"top_k": -1}, {"teacher_age": 0},
-    {"teacher_warmup": -1}, {"languages": []}, {"languages": ["es", "en"]}, {"languages": ["es", "es"]},
+    {"gate": "hard"}, {"level": "word"}, {"form": "official"}, {"alpha": -1}, {"select_by": "bleu"},
+    {"alpha": math.nan}, {"alpha": math.inf}, {"teacher_age": 0},
+    {"languages": []}, {"languages": ["es", "en"]}, {"languages": ["es", "es"]},
     {"languages": ["es", "xx"]}, {"languages": [["es"], ["ko"]]}, {"pivot": "es"}, {"pivot": "xx"}, {"pivot": ""},
     {"train_rows": []}, {"train_rows": [1, 2, 3]}, {"train_rows": [0]}, {"train_rows": [5, -1]},
     {"train_rows": [1.5]}, {"train_rows": [True]}, {"validation_rows": 0}, {"test_rows": 0}, {"validation_rows": -1},
@@ -75,7 +78,7 @@ def test_settings_that_cannot_work_are_one_sentence_before_anything_is_trained(c
     [
         (["gate=hard"], "no gate 'hard'"), (["teacher_agee=3"], "Did you mean 'teacher_age'"),
         (["languages=es"], "takes a list"), (['languages=["es","es"]'], "must be different"),
-        (["train_rows=100"], "takes a list"), (["combine=convex"], "from 0 to 1, not 2.5"),
+        (["train_rows=100"], "takes a list"), (["form=official"], "no form 'official'"),
         (["many_to_one.language_aware=true"], "language_aware"), (["temperature=0"], "above 0"),
         (["one_to_many.gate=hard"], "no gate 'hard'"),
     ],
@@ -91,12 +94,13 @@ def test_the_command_line_refuses_in_one_sentence_and_writes_nothing(changes, wo
     assert not (tmp_path / "runs").exists()
 
 
-def test_only_out_of_the_pivot_does_the_teacher_know_its_language():
+def test_only_the_released_form_out_of_the_pivot_knows_the_language():
     assert "language_aware" not in INTO.settings.settings and OUT_OF.settings.settings["language_aware"].demo
     for aware in (True, False):
         settings = tiny_settings(language_aware=aware)
         made = {arm.name: arm.method(settings).language_aware for arm in ARMS[2:]}
-        assert made == {**dict.fromkeys(NAMES[2:], aware), "selective": False}  # as in the scripts
+        assert made == {**dict.fromkeys(NAMES[2:], False), "released": aware}
+        assert OUT_OF.arm("lssd").method(tiny_settings(language_aware=aware, form="released")).language_aware == aware
     assert not any(arm.method(tiny_settings(INTO)).language_aware for arm in ARMS[2:])
     assert "target_words" not in next(iter(ManyToOne(tiny_settings(INTO)).fixed_batches("test")))
 
@@ -106,28 +110,21 @@ def test_only_out_of_the_pivot_does_the_teacher_know_its_language():
 
 def test_the_settings_reach_the_methods():
     s = tiny_settings(
-        INTO, weight=1.5, gate="whole", level="token", whole_weight=3, selective_weight=4, top_k=7, combine="sum",
-        teacher_warmup=3, teacher_age=4, label_smoothing=0.2, smoothing_convention="uniform",
+        INTO, alpha=1.5, gate="whole", level="token", released_alpha=3.5, teacher_age=4, label_smoothing=0.2,
+        smoothing_convention="uniform",
     )  # fmt: skip
     made = {arm.name: arm.method(s) for arm in ARMS}
-    assert list(made) == NAMES
-    shared = {"combine": "sum", "top_k": 7}
-    expected = {
-        "lssd": {"weight": 1.5, "kind": "whole", "level": "token"},
-        "whole": {"weight": 3.0, "kind": "whole", "level": "token"},
-        "selective": {"weight": 4.0, "kind": "selective", "level": "token"},
-        "overall": {"weight": 1.5, "kind": "whole", "level": "token"},
-        "individual": {"weight": 1.5, "kind": "whole", "level": "token"},
-    }
-    for name, options in expected.items():
-        assert made[name].options.items() >= {**options, **shared}.items()
+    shared = {"alpha": 1.5, "kind": "whole", "level": "token", "top_k": 0, **FORMS["paper"]}
+    expected = dict.fromkeys(("lssd", "whole", "overall", "individual"), shared)
+    expected |= {name: {**shared, "kind": name} for name in ("selective", "adaptive")}
+    expected["released"] = {**shared, "kind": "adaptive", "alpha": 3.5, **FORMS["released"]}
+    assert {name: one.options for name, one in made.items() if name in expected} == expected
+    for name in expected:
         assert made[name].kind == (name if name in ("overall", "individual") else "language")
-        assert (made[name].bank.warmup, made[name].bank.age, made[name].languages) == (3, 4, ["es", "ko"])
+        assert (made[name].bank.age, made[name].languages) == (4, ["es", "ko"])
     assert {(one.epsilon, one.convention) for one in made.values()} == {(0.2, "uniform")}
-    other = tiny_settings(INTO, gate="adaptive", level="sentence")
-    made = {arm.name: arm.method(other).options for arm in ARMS[2:]}
-    assert (made["selective"]["kind"], made["selective"]["level"]) == ("selective", "token")
-    assert (made["whole"]["kind"], made["lssd"]["kind"], made["lssd"]["level"]) == ("whole", "adaptive", "sentence")
+    assert INTO.arm("lssd").method(tiny_settings(INTO, form="released")).options["combine"] == "halved"
+    assert [arm.name for arm in INTO.chosen()] == ["baseline", "lssd"]
 
 
 def test_the_longer_baseline_has_a_third_more_updates(trained):
@@ -166,12 +163,12 @@ def test_every_epoch_is_looked_at_and_says_who_was_taught(trained):
         rows = evaluations(trained["record"], arm)
         assert len(rows) > 6 and rows[-1]["update"] == trained["record"]["arms"][arm]["metrics"]["updates"]
         assert ("taught_es" in rows[0]) == (arm not in ("baseline", "baseline_compute"))
-    for arm in ("lssd", "whole", "selective", "overall"):
+    for arm in TAUGHT:
         for language in ("es", "ko"):
             best, since, count = math.inf, 0, 0
             name = "smoothed_loss" if arm == "overall" else f"smoothed_loss_{language}"
             for epoch, row in enumerate(evaluations(trained["record"], arm), start=1):
-                count += epoch > 1 and epoch - since >= 2
+                count += epoch > 1 and epoch - since >= 2  # Algorithm 1
                 assert row[f"taught_{language}"] <= count  # a short last epoch may have no batch of a language
                 if row[name] < best:
                     best, since = row[name], epoch
@@ -228,6 +225,37 @@ def test_the_record_is_that_of_the_best_epoch(trained):
     assert trained["task"].validate(net)["smoothed_loss"] == pytest.approx(min(losses), rel=1e-6)
     bleu = [metrics[f"test_bleu_{one}"] for one in ("es", "ko")]
     assert metrics["test_bleu"] == pytest.approx(sum(bleu) / 2)
+
+
+def test_the_exam_scores_each_languages_own_best_student_and_the_mean_of_them(trained, tmp_path):
+    """A second run of the baseline is stopped at the end, and its own best students are scored by hand."""
+    task, kept_students = trained["task"], {}
+    for arm in NAMES:
+        metrics = trained["record"]["arms"][arm]["metrics"]
+        assert ("own_best_bleu" in metrics) == ("average_bleu" in metrics) == (arm in REMEMBER)
+    students, best = [], {"es": math.inf, "ko": math.inf}
+
+    def watched(method, model, scores, step):
+        students.append(copy.deepcopy(model))
+        for one in best:
+            if scores[f"smoothed_loss_{one}"] < best[one]:
+                best[one], kept_students[one] = scores[f"smoothed_loss_{one}"], students[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        own = BestStudents.after_evaluation
+        patch.setattr(BestStudents, "after_evaluation", lambda *given: [watched(*given), own(*given)])
+        (record,) = run(OUT_OF, trained["settings"], [1], tmp_path, ["baseline"])
+    metrics = record["arms"]["baseline"]["metrics"]
+    for network in kept_students.values():
+        for p in network.parameters():
+            p.data = p.data.half().float()
+    by_hand = {one: task.tested(kept_students[one].eval(), one)[2]["bleu"] for one in best}
+    assert {one: metrics[f"own_best_bleu_{one}"] for one in best} == pytest.approx(by_hand)
+    assert metrics["own_best_bleu"] == pytest.approx(sum(by_hand.values()) / 2)
+    mean = kept_students["es"]
+    for p, q in zip(mean.parameters(), kept_students["ko"].parameters(), strict=True):
+        p.data = (p.data + q.data) / 2
+    assert metrics["average_bleu"] == pytest.approx(sum(task.tested(mean, one)[2]["bleu"] for one in best) / 2)
 
 
 # ---------------------------------------------------------------- runs that are killed
@@ -326,7 +354,7 @@ def test_any_languages_and_any_pivot(experiment, pivot, languages, tmp_path):
         assert {f"test_bleu_{one}" for one in languages} <= arm["metrics"].keys()
     for claim in claims.about(CLAIMS, experiment.name):
         grade = claims.grade(claim, [record])
-        assert grade.verdict in (claims.NOT_RUN, claims.INCONCLUSIVE, claims.SUPPORTED), grade.reason
+        assert grade.verdict != claims.CONTRADICTED, grade.reason  # by one seed of a few updates, nothing is
 
 
 def corpus(place, shift: int = 0, missing: str = ""):

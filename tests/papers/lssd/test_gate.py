@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdutils.core.errors import UserError
-from kdutils.papers.lssd.objective import GATES, LEVELS, gate, lssd_loss
+from kdutils.papers.lssd.objective import FORMS, GATES, LEVELS, gate, lssd_loss
 from tests.lssd_equations import Equation, corpus, distilled
 from tests.oracles import REFUSED, assert_near, evaluate, example, run
 from tests.tiny import one_sentence
@@ -29,9 +29,9 @@ STUDENT, TEACHER = logs(0.5, 0.25, 0.8, 0.1), logs(0.25, 0.5, 0.8, 0.3)
 BY_HAND = [  # two sentences, of 0.75 against 0.75 (a tie) and of 0.9 against 1.1
     ("whole", "token", (0.2, 1.0), (1, 1, 1, 1)),
     ("whole", "sentence", (0.2, 1.0), (1, 1, 1, 1)),
-    ("selective", "token", (0.2, 1.0), (0.2, 1, 0.2, 1)),
-    ("selective", "sentence", (0.2, 1.0), (0.2, 0.2, 1, 1)),
-    ("selective", "token", (0.0, 1.0), (0, 1, 0, 1)),
+    ("selective", "token", (0.2, 1.0), (0.2, 1, 1, 1)),
+    ("selective", "sentence", (0.2, 1.0), (1, 1, 1, 1)),
+    ("selective", "token", (0.0, 1.0), (0, 1, 1, 1)),
     ("adaptive", "token", (0.2, 1.0), (0.5, 1, 1, 1)),
     ("adaptive", "token", (0.2, 2.0), (0.5, 2, 1, 2)),
     ("adaptive", "token", (0.2, 10.0), (0.5, 2, 1, 3)),
@@ -42,15 +42,28 @@ BY_HAND = [  # two sentences, of 0.75 against 0.75 (a tie) and of 0.9 against 1.
 
 @pytest.mark.parametrize("kind, level, limits, right", BY_HAND)
 def test_gates_of_four_words_by_hand(kind, level, limits, right):
-    """Trap 3: the floor is 0.2, not 0; the cap is 1, and 2, the later rewrite's, with cap=2."""
+    """Floors and caps; a tie, of the third word and of the first sentence, counts for the teacher."""
     found = gate(STUDENT, TEACHER, kind, level, torch.tensor([0, 0, 1, 1]), *limits)
     torch.testing.assert_close(found, torch.tensor(right, dtype=torch.float64), rtol=1e-13, atol=0)
 
 
-def test_the_gates_own_defaults():
-    assert gate(STUDENT, TEACHER).tolist() == [1, 1, 1, 1]
-    assert gate(STUDENT, TEACHER, "selective").tolist() == [0.2, 1, 0.2, 1]
-    assert gate(STUDENT, TEACHER, "adaptive").max() == 1
+def test_the_gates_own_defaults_are_the_papers():
+    """Three sentences, 0.75 against 0.75 in all, 0.8 against 0.6, 0.1 against 0.3: 0 or 1, a tie 1; at most 2."""
+    student, teacher, sentences = logs(0.5, 0.25, 0.8, 0.1), logs(0.25, 0.5, 0.6, 0.3), torch.tensor([0, 0, 1, 2])
+    assert gate(student, teacher).tolist() == [1, 1, 1, 1]
+    assert gate(student, teacher, "selective", sentences=sentences).tolist() == [1, 1, 0, 1]
+    right = torch.tensor([1, 1, 0.75, 2], dtype=torch.float64)
+    torch.testing.assert_close(gate(student, teacher, "adaptive", sentences=sentences), right, rtol=1e-13, atol=0)
+
+
+def test_the_gates_of_the_released_code():
+    """Trap 3: a floor of 0.2, a cap of 1; a tie counts for the student."""
+    limits = {name: value for name, value in FORMS["released"].items() if name != "combine"}
+    sentences = torch.tensor([0, 0, 1, 1])
+    assert gate(STUDENT, TEACHER, "selective", "token", **limits).tolist() == pytest.approx([0.2, 1, 0.2, 1])
+    whole = gate(STUDENT, TEACHER, "selective", "sentence", sentences, **limits)
+    assert whole.tolist() == pytest.approx([0.2, 0.2, 1, 1])
+    assert gate(STUDENT, TEACHER, "adaptive", "token", **limits).tolist() == pytest.approx([0.5, 1, 1, 1])
 
 
 @pytest.mark.parametrize("kind", GATES)
@@ -88,7 +101,7 @@ def test_probabilities_that_underflow_still_have_a_better_one(student, teacher, 
     pair = torch.tensor([4, 4])
     assert gate(one, other, "selective", level, pair).tolist() == [1, 1]
     assert gate(other, one, "selective", level, pair, floor=0.5).tolist() == [0.5, 0.5]
-    assert gate(one, other, "adaptive", level, pair).tolist() == [1, 1]
+    assert gate(one, other, "adaptive", level, pair, cap=1.0).tolist() == [1, 1]
     assert gate(other, one, "adaptive", level, pair).max() < 1e-20
 
 
@@ -96,7 +109,8 @@ def test_probabilities_that_underflow_still_have_a_better_one(student, teacher, 
 def test_two_that_exclude_the_right_word_are_a_tie(level):
     nothing, pair = torch.full((2,), -math.inf), torch.tensor([0, 0])
     assert gate(nothing, nothing, "adaptive", level, pair).tolist() == [1, 1]
-    assert gate(nothing, nothing, "selective", level, pair, floor=0.5).tolist() == [0.5, 0.5]
+    assert gate(nothing, nothing, "selective", level, pair).tolist() == [1, 1]
+    assert gate(nothing, nothing, "selective", level, pair, floor=0.5, strict=True).tolist() == [0.5, 0.5]
 
 
 # ---------------------------------------------------------------- sentences in the objective
@@ -111,7 +125,7 @@ def flat(data) -> tuple[Tensor, ...]:
 def both(z: Tensor, targets: Tensor, **options) -> tuple[Tensor, Tensor]:
     """Value and gradient by the student's logits."""
     leaf = z[0].clone().requires_grad_()
-    value = lssd_loss(leaf, targets, z[1], weight=2.5, **options)
+    value = lssd_loss(leaf, targets, z[1], alpha=2.5, **options)
     return value.detach(), *torch.autograd.grad(value.sum(), leaf)
 
 
@@ -280,8 +294,8 @@ def test_one_class_leaves_nothing_to_learn(kind, level, convention):
         *({"kind": kind} for kind in ("hard", "none", None)),
         {"level": "word"},
         *({"combine": combine} for combine in ("half", None)),
-        *({"weight": weight} for weight in (-0.1, math.nan, math.inf)),
-        *({"combine": "convex", "weight": weight} for weight in (1.1, math.nan)),
+        *({"alpha": alpha} for alpha in (-0.1, math.nan, math.inf)),
+        *({"combine": "convex", "alpha": alpha} for alpha in (1.1, math.nan)),
         *({"floor": floor} for floor in (-0.1, math.nan, math.inf)),
         *({"cap": cap} for cap in (0.0, -1.0, math.nan, math.inf)),
         {"top_k": -1},

@@ -15,8 +15,8 @@ from torch import nn
 
 from kdutils.core.errors import Paused
 from kdutils.papers.lssd.individual import individual_teachers
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany, tag
 from kdutils.study.experiment import Trial
-from kdutils.tasks.multilingual import ManyToOne, OneToMany, tag
 from kdutils.training.loop import Fitted
 from kdutils.training.method import Method
 from tests.tiny import SMALL, assert_same_weights, one_sentence

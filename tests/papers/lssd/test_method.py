@@ -1,4 +1,4 @@
-"""LSSD as a training method: who is taught when, by which copy, and what stays out of the model."""
+"""LSSD as a training method: who is taught by which copy, what stays out of the model; and the baseline."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kdutils.core.errors import UserError
 from kdutils.data.batches import collate_translation
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.build import parameter_count, translation_model
-from kdutils.papers.lssd.method import LSSD
+from kdutils.papers.lssd.method import LSSD, BestStudents
+from kdutils.papers.lssd.multilingual import tag
 from kdutils.papers.lssd.objective import lssd_loss
-from kdutils.tasks.multilingual import tag
 from kdutils.training.method import Method, Step
 from tests import tiny
 from tests.tiny import one_sentence
@@ -92,10 +92,9 @@ def after(epochs: int, **options):
 # ---------------------------------------------------------------- who is taught, and by whom
 
 
-@pytest.mark.parametrize("options", [{}, {"warmup": 0}])
-def test_a_language_is_taught_while_it_keeps_its_teacher(options, same_draws):
+def test_a_language_is_taught_while_it_keeps_its_teacher(same_draws):
     for epoch, expected in enumerate(TAUGHT):
-        net, method, _ = after(min(epoch, 7), **options)
+        net, method, _ = after(min(epoch, 7))
         shares = [method.loss(net, batch(one), counts(batch()), NOW)["taught"].item() for one in PAIR]
         assert tuple(shares) == expected, epoch + 1
         assert tuple(method.bank.best[one].epoch for one in PAIR) == TEACHER[epoch]
@@ -104,27 +103,26 @@ def test_a_language_is_taught_while_it_keeps_its_teacher(options, same_draws):
 @pytest.mark.parametrize(
     ("options", "de", "ko"),
     [
-        ({"warmup": 4}, [0, 0, 0, 0, 1, 1, 0, 1], [0, 0, 0, 0, 1, 1, 1, 1]),
         ({"age": 1}, [0, 1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1]),
-        ({"age": 1, "warmup": 3}, [0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]),
         ({"age": 3}, [0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1]),
         ({"age": 9}, [0] * 8, [0] * 8),
     ],
     ids=str,
 )
-def test_the_warmup_and_the_age_of_a_teacher_decide_with_its_epoch(options, de, ko, same_draws):
+def test_the_age_of_a_teacher_decides_with_its_epoch(options, de, ko, same_draws):
     for epoch, expected in enumerate(zip(de, ko, strict=True)):
         net, method, _ = after(epoch, **options)
         assert tuple(method.loss(net, batch(one), counts(batch()), NOW)["taught"].item() for one in PAIR) == expected
 
 
 GIVEN = [
-    {"kind": "whole", "weight": 2.5},
-    {"kind": "selective", "weight": 1.0, "level": "token", "top_k": 3},
-    {"kind": "selective", "weight": 1.0, "level": "sentence", "floor": 0.3},
-    {"kind": "adaptive", "weight": 2.5, "level": "sentence", "epsilon": 0.0, "cap": 2.0},
-    {"kind": "adaptive", "weight": 0.4, "level": "token", "combine": "convex", "convention": "uniform"},
-    {"kind": "whole", "weight": 0.0, "combine": "sum"},
+    {"kind": "whole", "alpha": 2.5},
+    {"kind": "selective", "alpha": 1.0, "level": "token", "top_k": 3},
+    {"kind": "selective", "alpha": 1.0, "level": "sentence", "floor": 0.3, "strict": True},
+    {"kind": "adaptive", "alpha": 2.0},
+    {"kind": "adaptive", "alpha": 2.5, "level": "sentence", "epsilon": 0.0, "cap": 1.0},
+    {"kind": "adaptive", "alpha": 0.4, "level": "token", "combine": "convex", "convention": "uniform"},
+    {"kind": "whole", "alpha": 0.0, "combine": "halved"},
 ]
 
 
@@ -152,6 +150,25 @@ def test_the_teacher_is_rounded_to_half_precision_and_computes_in_full(same_draw
     assert (theirs - says(students[2].eval(), batch())).abs().max() > 1e-5
 
 
+def test_the_baseline_trains_plainly_and_keeps_the_best_student_of_each_language(same_draws):
+    net, method = tiny.model(0.0).train(), BestStudents(PAIR)
+    method.attach(net)
+    plain = Method(0.1, "others")
+    for epoch, losses in enumerate(LOSSES, start=1):
+        move(net)
+        method.after_evaluation(net, scores(*losses), NOW)
+        assert loss(method, net, batch("de")).item() == loss(plain, net, batch("de")).item()
+        assert [method.bank.best[one].epoch for one in PAIR] == list(TEACHER[epoch])
+        if epoch == TEACHER[epoch][0]:
+            best = {name: p.half().clone() for name, p in net.named_parameters()}
+        assert all(torch.equal(method.best_weights("de")[name], p) for name, p in best.items())
+    other = BestStudents(PAIR)
+    other.attach(net)
+    other.restore(method.state())
+    assert other.bank.state() == method.bank.state() and set(other.copies.weights) == {"6", "3"}
+    assert method.extra_scores(net, []) == {} and method.passes == 1.0
+
+
 def test_a_language_without_a_teacher_has_the_plain_loss_to_the_last_bit(same_draws):
     net, method, _ = after(3)
     for language, taught in (("ko", False), ("de", True)):
@@ -159,10 +176,11 @@ def test_a_language_without_a_teacher_has_the_plain_loss_to_the_last_bit(same_dr
         assert (loss(method, net, batch(language)).item() == plain.item()) != taught
 
 
-def test_the_labels_of_a_taught_batch_count_half_even_where_the_teacher_counts_nothing(same_draws):
-    net, method, _ = after(3, weight=0.0)
+@pytest.mark.parametrize(("combine", "share"), [("sum", 1.0), ("halved", 0.5)])
+def test_the_labels_of_a_taught_batch_count_half_in_the_released_form_alone(combine, share, same_draws):
+    net, method, _ = after(3, alpha=0.0, combine=combine)
     plain = Method(0.1, "others").loss(net, batch(), counts(batch()), SILENT)["loss"]
-    torch.testing.assert_close(loss(method, net, batch("de")), plain / 2)
+    torch.testing.assert_close(loss(method, net, batch("de")), share * plain)
     torch.testing.assert_close(loss(method, net, batch("ko")), plain)
 
 
@@ -254,7 +272,7 @@ def individual(**options):
 
 
 def test_individual_teachers_teach_from_the_first_batch_and_stay_as_they_are():
-    net, method, teachers = individual(warmup=5, age=9)
+    net, method, teachers = individual(age=9)
     assert method.teacher is None and set(method.copies.weights) == set(PAIR)
     for losses in LOSSES:
         for one in PAIR:
@@ -276,7 +294,7 @@ def test_individual_teachers_are_not_replaced_by_what_a_checkpoint_holds():
 def test_the_teachers_words_are_those_of_the_target_language(same_draws):
     words = torch.rand(tiny.VOCABULARY) < 0.5
     words[batch()["targets"]] = True
-    net, aware, _ = after(4, language_aware=True, weight=2.0)
+    net, aware, _ = after(4, language_aware=True, alpha=2.0)
     blind = LSSD(PAIR, 2.0)
     blind.restore(aware.state())
     one, sentences = batch(target_words=words), batch()["positions"] // batch()["labels"].shape[1]
@@ -324,7 +342,7 @@ def test_an_update_of_taught_and_untaught_batches_divides_by_the_targets_of_all(
 
 
 def test_half_precision_of_the_student_leaves_the_teacher_alone(same_draws):
-    net, method, students = after(4, weight=2.5, kind="adaptive", level="sentence")
+    net, method, students = after(4, alpha=2.5, kind="adaptive", level="sentence")
     exact = loss(method, net, batch()).item()
     with torch.autocast("cpu", torch.bfloat16):
         theirs, half = method._teacher_logits(net, batch()), loss(method, net, batch())
@@ -360,7 +378,7 @@ def test_an_epoch_counts_once_however_many_of_its_batches_are_taught(same_draws)
 
 @pytest.mark.parametrize("epochs", range(6))
 def test_what_is_restored_teaches_as_before(epochs, same_draws):
-    net, method, _ = after(epochs, weight=2.0)
+    net, method, _ = after(epochs, alpha=2.0)
     loss(method, net, batch("de"), batch("ko"))
     method.after_evaluation(net, scores(*LOSSES[epochs]), NOW)
     loss(method, net, batch("de"), batch("ko"))  # in the middle of an epoch
@@ -404,10 +422,10 @@ def test_a_validation_without_a_languages_loss_is_one_sentence():
     [
         ({"teachers": "foo"}, "no kind of teachers 'foo'"), ({"teachers": "languages"}, "Did you mean 'language'"),
         ({"kind": "hard"}, "no gate 'hard'"), ({"level": "word"}, "no level 'word'"),
-        ({"combine": "mean"}, "no combination 'mean'"), ({"weight": -1.0}, "weight of 0 or more"),
-        ({"weight": float("nan")}, "weight of 0 or more"), ({"weight": 2.5, "combine": "convex"}, "from 0 to 1"),
+        ({"combine": "mean"}, "no combination 'mean'"), ({"alpha": -1.0}, "alpha of 0 or more"),
+        ({"alpha": float("nan")}, "alpha of 0 or more"), ({"alpha": 2.5, "combine": "convex"}, "from 0 to 1"),
         ({"top_k": -1}, "top_k is -1"), ({"floor": -0.1}, "floor"), ({"cap": 0.0}, "cap"),
-        ({"warmup": -1}, "warmup of 0"), ({"age": 0}, "age of 1"), ({"epsilon": 1.0}, "epsilon"),
+        ({"age": 0}, "age of 1"), ({"epsilon": 1.0}, "epsilon"),
         ({"convention": "foo"}, "no label-smoothing convention"),
     ],
     ids=str,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdutils.losses.divergences import kl_divergence, label_smoothed_nll
-from kdutils.papers.lssd.objective import COMBINATIONS, GATES, LEVELS, checked_weights, lssd_loss
+from kdutils.papers.lssd.objective import COMBINATIONS, FORMS, GATES, LEVELS, checked_weights, lssd_loss
 from tests.lssd_equations import Equation, corpus, distilled, language
 from tests.oracles import EXTREMES, Objective, ObjectiveBattery, assert_near, evaluate, example, run
 
@@ -133,34 +133,45 @@ def test_floor_and_cap_are_free(kind, level, floor, cap):
     assert_is(Equation(1.5, kind, level, floor=floor, cap=cap), corpus(seed=3))
 
 
-def test_the_defaults_are_the_released_codes():
-    """Weight 1, whole, token, halved, all words; label smoothing 0.1 on the wrong words; floor 0.2, cap 1."""
+def test_the_defaults_are_the_papers():
+    """Alpha 1, whole, sentence, in full, all words; smoothing 0.1 on the wrong words; a tie is 1; cap 2."""
     z, targets, mask, sentences = corpus(seed=4)
     for options in ({}, {"kind": "selective"}, {"kind": "adaptive"}):
         value = lssd_loss(z[0], targets, z[1], mask=mask, **options)
         assert_near(value, Equation(**options).of(z, targets, mask, sentences)[0], 1e-12)
+    assert (Equation().combine, Equation().level, Equation().floor, Equation().cap) == ("sum", "sentence", 0.0, 2.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind, level", GATED)
+def test_both_forms_are_their_equations_in_value_and_gradient(kind, level, form):
+    """The paper's (3) to (7), and the released code's: halved, a floor of 0.2, a cap of 1, a tie for the student."""
+    for seed in range(3):
+        assert_is(Equation(2.0, kind, level, **FORMS[form]), corpus(seed))
+    assert FORMS["paper"] == {name: getattr(Equation(), name) for name in FORMS["paper"]}
+    assert list(FORMS["released"].values()) == ["halved", 0.2, 1.0, True]
 
 
 @pytest.mark.parametrize("kind, level", GATED)
 def test_the_closed_form_of_the_gradient(kind, level):
-    """1/2 [(p - y) + w g (p - q)]: no T, no T^2, no way through the gate."""
+    """(p - y) + alpha G (p - q): no T, no T^2, no way through the gate."""
     z, targets, mask, sentences = corpus(seed=5)
     g = torch.as_tensor(Equation(kind=kind, level=level).gates(z, targets, mask, sentences))[..., None]
     (p, q), y = z.softmax(-1), F.one_hot(targets, 5)
-    options = {"weight": 2.5, "kind": kind, "level": level, "epsilon": 0.0, "reduction": "sum"}
+    options = {"alpha": 2.5, "kind": kind, "level": level, "epsilon": 0.0, "reduction": "sum"}
     value, (student, teacher) = run(distilled, z, targets, mask=mask, **options)
-    right = ((p - y) + 2.5 * g * (p - q)) / 2 * mask[..., None]
+    right = ((p - y) + 2.5 * g * (p - q)) * mask[..., None]
     torch.testing.assert_close(student, right, rtol=1e-10, atol=1e-13)
     assert teacher.abs().max() == 0
 
 
 @pytest.mark.parametrize("epsilon, convention", [(0.0, "others"), (0.1, "uniform"), (0.2, "others")])
 def test_without_a_teacher_the_labels_count_in_full(epsilon, convention):
-    """Trap 1: a batch that nobody teaches is not halved, whatever the switches of distillation are."""
+    """A batch that nobody teaches is the same whatever the switches of distillation are, the halving among them."""
     z, targets, mask, _ = corpus()
     smoothing = {"epsilon": epsilon, "convention": convention}
     right = run(label_smoothed_nll, z[0], targets, mask=mask, **smoothing)
-    for options in ({}, {"weight": 0.0, "top_k": 2}, {"kind": "adaptive", "level": "sentence", "combine": "convex"}):
+    for options in ({}, {"alpha": 0.0, "top_k": 2}, {"kind": "adaptive", "level": "sentence", "combine": "convex"}):
         for actual, expected in zip(
             run(lssd_loss, z[0], targets, mask=mask, **smoothing, **options), right, strict=True
         ):
@@ -169,10 +180,10 @@ def test_without_a_teacher_the_labels_count_in_full(epsilon, convention):
 
 @pytest.mark.parametrize("combine, share", [("halved", 0.5), ("sum", 1.0), ("convex", 1.0)])
 @pytest.mark.parametrize("kind", GATES)
-def test_a_teacher_of_weight_0_still_halves_the_labels(kind, combine, share):
-    """Trap 1 again, and "sum" and "convex" without it."""
+def test_a_teacher_of_alpha_0_halves_the_labels_in_the_released_form_alone(kind, combine, share):
+    """Trap 1."""
     z, targets, mask, _ = corpus()
-    found = run(distilled, z, targets, mask=mask, weight=0.0, combine=combine, kind=kind)
+    found = run(distilled, z, targets, mask=mask, alpha=0.0, combine=combine, kind=kind)
     nll = run(label_smoothed_nll, z[0], targets, epsilon=0.1, convention="others", mask=mask)
     torch.testing.assert_close(found[0], share * nll[0], rtol=1e-14, atol=0)
     torch.testing.assert_close(found[1][0], share * nll[1], rtol=1e-14, atol=1e-17)
@@ -186,7 +197,7 @@ def test_the_weights_of_the_two_terms():
 
 def test_halved_is_half_of_sum():
     z, targets, mask, _ = corpus()
-    halved, full = (distilled(z, targets, mask=mask, weight=2.0, combine=name) for name in ("halved", "sum"))
+    halved, full = (distilled(z, targets, mask=mask, alpha=2.0, combine=name) for name in ("halved", "sum"))
     torch.testing.assert_close(2 * halved, full, rtol=1e-14, atol=0)
 
 
@@ -195,22 +206,31 @@ def test_halved_is_half_of_sum():
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_teacher_that_is_the_student_is_not_better(dtype, level):
-    """Ties: the floor for selective, 1 for adaptive, exactly, for whatever logits. Trap 2 is why it matters."""
+def test_a_teacher_that_is_the_student_is_a_tie(dtype, level):
+    """1 for selective, in the released form its floor; 1 for adaptive: exactly, for whatever logits."""
     z, targets, _ = example(1, (40, 5), 50, seed=1)
     z = (z.expand(2, 40, 5, 50) * torch.linspace(0.1, 9, 40, dtype=z.dtype)[:, None, None]).to(dtype)
-    none = {"level": level, "combine": "convex", "weight": 1.0, "reduction": "none"}  # nothing of the labels
+    none = {"level": level, "combine": "convex", "alpha": 1.0, "reduction": "none"}  # nothing of the labels
     whole = distilled(z, targets, **none)
     selective, adaptive = (distilled(z, targets, kind=kind, floor=0.25, **none) for kind in GATES[1:])
-    assert torch.equal(adaptive, whole)
-    assert torch.equal(selective, 0.25 * whole)
+    assert torch.equal(adaptive, whole) and torch.equal(selective, whole)
+    strict = distilled(z, targets, kind="selective", floor=0.25, strict=True, **none)
+    assert torch.equal(strict, 0.25 * whole)
 
 
 @pytest.mark.parametrize("kind, level", GATED)
 def test_where_they_agree_nothing_is_taught(kind, level):
     z, targets, mask, _ = corpus()
     z[1, 0] = z[0, 0] + 3.0  # a constant on a row's logits is no disagreement
-    options = {"kind": kind, "level": level, "combine": "convex", "weight": 1.0, "mask": mask, "reduction": "none"}
+    options = {
+        "kind": kind,
+        "level": level,
+        "floor": 0.2,
+        "combine": "convex",
+        "alpha": 1.0,
+        "mask": mask,
+        "reduction": "none",
+    }
     value, (student, _) = run(distilled, z, targets, **options)
     assert student[0].abs().max() < 1e-15 and (student[mask][5:].abs().amax(-1) > 1e-4).all()
     assert (value[0] > 0.01).all()  # the teacher's entropy
@@ -220,7 +240,7 @@ def test_top_k_is_not_renormalised():
     """So what is left out pulls on the student even where it agrees: its slope is (q's mass) p - q, of K words."""
     z, targets, _, _ = corpus()
     z[1] = z[0]
-    _, (student, _) = run(distilled, z, targets, combine="convex", weight=1.0, top_k=2, reduction="sum")
+    _, (student, _) = run(distilled, z, targets, combine="convex", alpha=1.0, top_k=2, reduction="sum")
     q = z[0].softmax(-1)
     kept = q * (q >= q.topk(2).values[..., 1:])
     torch.testing.assert_close(student, kept.sum(-1, keepdim=True) * q - kept, rtol=1e-10, atol=1e-14)
@@ -244,7 +264,7 @@ def test_a_language_aware_teacher_is_one_whose_other_logits_are_low():
     masked = z.clone()
     masked[1, ..., ~torch.as_tensor(language(5))] = -1e4
     for (kind, level), top_k in itertools.product(GATED, (0, 2)):
-        options = {"weight": 2.0, "kind": kind, "level": level, "top_k": top_k, "mask": mask}
+        options = {"alpha": 2.0, "kind": kind, "level": level, "top_k": top_k, "mask": mask}
         aware, right = run(distilled, z, targets, words=True, **options), run(distilled, masked, targets, **options)
         for actual, expected in zip(aware, right, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
@@ -260,11 +280,11 @@ def test_what_the_teacher_says_of_other_words_does_not_count():
         assert torch.equal(distilled(z, targets, words=True, kind="adaptive", mask=mask), right)
 
 
-@pytest.mark.parametrize("kind, g", [("whole", 1.0), ("selective", 0.2), ("adaptive", 0.0)])
+@pytest.mark.parametrize("kind, g", [("whole", 1.0), ("selective", 0.0), ("adaptive", 0.0)])
 def test_a_right_word_outside_of_the_language_is_worth_nothing_to_the_gate(kind, g):
     z, targets, _, _ = corpus()
     outside = torch.full_like(targets, 1)
-    options = {"combine": "convex", "weight": 1.0, "words": True, "reduction": "none"}
+    options = {"combine": "convex", "alpha": 1.0, "words": True, "reduction": "none"}
     whole, found = (run(distilled, z, outside, kind=one, **options) for one in ("whole", kind))
     torch.testing.assert_close(found[0], g * whole[0], rtol=1e-13, atol=0)
     torch.testing.assert_close(found[1], g * whole[1], rtol=1e-13, atol=0)
@@ -285,10 +305,10 @@ def test_all_words_are_no_language():
 def test_the_student_reacts_to_the_teacher_and_the_teacher_to_nobody(kind, level):
     z, targets, mask, _ = corpus()
     other = z + torch.stack([torch.zeros(5), torch.linspace(-1, 1, 5)])[:, None, None]
-    for weight in (0.0, 1.0):
-        options = {"weight": weight, "kind": kind, "level": level, "mask": mask}
+    for alpha in (0.0, 1.0):
+        options = {"alpha": alpha, "kind": kind, "level": level, "floor": 0.2, "mask": mask}
         before, after = (run(distilled, one, targets, **options)[1] for one in (z, other))
-        assert bool((before[0] - after[0]).abs().max() > 1e-3) == (weight > 0)
+        assert bool((before[0] - after[0]).abs().max() > 1e-3) == (alpha > 0)
         assert before[1].abs().max() == 0
 
 
@@ -305,7 +325,8 @@ def test_a_network_that_is_both_learns_as_the_student_only():
 @pytest.mark.parametrize("kind, level", GATED)
 def test_descent_moves_the_student_to_the_teacher(kind, level):
     z, targets, _, _ = corpus()
-    apart, options = [], {"kind": kind, "level": level, "combine": "convex", "weight": 1.0, "reduction": "sum"}
+    options = {"kind": kind, "level": level, "floor": 0.2, "combine": "convex", "alpha": 1.0, "reduction": "sum"}
+    apart = []
     for _ in range(100):
         apart.append(float(kl_divergence(z[1], z[0], reduction="sum")))
         z = z - 0.5 * run(distilled, z, targets, **options)[1]
@@ -410,16 +431,18 @@ WRONG = {  # arguments of `combined`, or a function
 
 
 def matches(function) -> bool:
-    """Whether value and gradient of function(z, targets, mask) are the equation's on sentences of 5, 2 and 4 words."""
+    """Whether value and gradient of function(z, targets, mask) are those of the released form, on 5, 2 and 4 words."""
     data = corpus(seed=8)
     z, targets, mask, sentences = data[0][:, [0, 1, 3]], *(one[[0, 1, 3]] for one in data[1:])
-    right = Equation(2.5, "adaptive", "sentence", top_k=2, words=True).of(z, targets, mask, sentences)
+    right = Equation(2.5, "adaptive", "sentence", "halved", top_k=2, words=True, cap=1.0).of(
+        z, targets, mask, sentences
+    )
     found = run(lambda z, t: function(z, t, mask), z, targets)
     return all(torch.allclose(one, other, rtol=1e-9, atol=1e-12) for one, other in zip(found, right, strict=True))
 
 
 def test_ours_is_the_equation_on_the_batch_that_tells_wrong_ones():
-    options = {"weight": 2.5, "kind": "adaptive", "level": "sentence", "top_k": 2, "words": True}
+    options = {"alpha": 2.5, "kind": "adaptive", "combine": "halved", "cap": 1.0, "top_k": 2, "words": True}
     assert matches(lambda z, t, m: distilled(z, t, mask=m, **options))
     assert matches(combined)
 

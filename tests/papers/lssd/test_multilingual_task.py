@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from kdutils.core.errors import UserError
 from kdutils.data.batches import BOS, EOS, SPECIALS
 from kdutils.data.tokens import save_tokenizer
-from kdutils.tasks.multilingual import ManyToOne, OneToMany, language_scores, tag
+from kdutils.papers.lssd.multilingual import ManyToOne, OneToMany, language_scores, tag
 from kdutils.tasks.scores import translation_scores
 from kdutils.tasks.translation import Translation
 from tests.corpus_files import write
@@ -270,11 +270,18 @@ def test_scores_are_those_of_the_split_with_the_smoothing_of_the_settings(task, 
     )
 
 
-def test_the_model_is_chosen_by_the_smoothed_loss_of_all(task):
-    recipe = task.recipe()
-    assert (recipe.monitor, recipe.larger_is_better) == ("smoothed_loss", False)
+def test_the_model_is_chosen_by_the_mean_of_the_languages_or_of_the_tokens(task):
+    """Equation (2), or as the released code does."""
+    for name in ("smoothed_loss", "token_loss"):
+        recipe = make(task.name, select_by=name).recipe()
+        assert (recipe.monitor, recipe.larger_is_better) == (name, False)
+    assert task.recipe().monitor == "smoothed_loss"
+    with pytest.raises(UserError, match="blue"):
+        make(task.name, select_by="blue").check(1)
     names = {f"{name}_{one}" for name in ("smoothed_loss", "accuracy") for one in LANGUAGES}
-    assert task.validate(task.model(1)).keys() == {"loss", "smoothed_loss", "accuracy", "perplexity"} | names
+    assert (
+        task.validate(task.model(1)).keys() == {"loss", "smoothed_loss", "token_loss", "accuracy", "perplexity"} | names
+    )
 
 
 def test_the_test_scores_every_language_and_their_plain_mean(task):
@@ -447,8 +454,4 @@ def test_real_sentences_of_unequal_languages(real_data):
 def test_the_settings_are_those_of_plain_translation_without_a_pair():
     names = set(ManyToOne.settings_table.settings)
     own = {"languages", "pivot", "temperature", "epoch_rows"}
-    assert (
-        names
-        == set(Translation.settings_table.settings) - {"pair", "select_by"} | own
-        == set(OneToMany.settings_table.settings)
-    )
+    assert names == set(Translation.settings_table.settings) - {"pair"} | own == set(OneToMany.settings_table.settings)

@@ -39,7 +39,7 @@ PIVOT = "en"
 
 
 def language_sampling(sizes: Mapping[str, int], temperature: float = 1.0) -> dict[str, float]:
-    """P_l proportional to n_l^(1/temperature): how often a sentence is of language l (Equation (9) of LSSD's notebook).
+    """P_l proportional to n_l^(1/temperature): how often a sentence is of language l.
 
     Temperature 1 is proportional to the sizes, infinity the same for all. Raises UserError for a temperature that
     is not above 0, or a language without a sentence.
@@ -125,9 +125,10 @@ def language_scores(
 ) -> dict[str, float]:
     """Scores of each language and of all, under teacher forcing, dropout off, over batches of one language each.
 
-    loss: mean negative log-likelihood, nats a target token; smoothed_loss: the same with label smoothing, which is
-    what languages are judged by in LSSD; accuracy (0 to 1); perplexity. All are means over tokens;
-    smoothed_loss_<language> and accuracy_<language> are those of one. Raises UserError when no token counts.
+    smoothed_loss_<language>: cross-entropy with label smoothing, nats a target token, by which a language is judged in
+    LSSD; smoothed_loss: their plain mean over the languages (2), by which the checkpoint is chosen. Means over the
+    tokens of all languages: token_loss, which the released code chooses by, loss, the same without smoothing,
+    perplexity and accuracy (0 to 1), also as accuracy_<language>. Raises UserError when no token counts.
     """
     sums: dict[str, Tensor] = {}
     device = next(model.parameters()).device
@@ -145,7 +146,8 @@ def language_scores(
     if not sums:
         raise UserError("No token of these batches counts in any language: check the data set.")
     nll, smoothed, right, count = sum(sums.values()).tolist()
-    scores = {"loss": nll / count, "accuracy": right / count, "smoothed_loss": smoothed / count}
+    mean = sum(float(numbers[1] / numbers[3]) for numbers in sums.values()) / len(sums)
+    scores = {"loss": nll / count, "accuracy": right / count, "smoothed_loss": mean, "token_loss": smoothed / count}
     scores["perplexity"] = math.exp(scores["loss"]) if scores["loss"] < 700.0 else math.inf
     for language, (_, own, correct, tokens) in ((name, numbers.tolist()) for name, numbers in sums.items()):
         scores |= {f"smoothed_loss_{language}": own / tokens, f"accuracy_{language}": correct / tokens}
@@ -193,11 +195,10 @@ def without_leaks(splits: dict[str, list[Row]]) -> tuple[dict[str, list[Row]], i
 
 
 def _settings_table() -> Table:
-    of_one_pair = ("pair", "select_by")
     lines = [
         replace(line, grammar=None, small=None)  # the beds of one pair are not those of many
         for name, line in Translation.settings_table.settings.items()
-        if name not in of_one_pair
+        if name != "pair"
     ]
     table = Table(
         Setting("languages", ["es", "fr", "ko", "de"], ["bs", "mr", "hi", "mk", "el", "bg", "fr", "ko"],
@@ -207,7 +208,9 @@ def _settings_table() -> Table:
         Setting("epoch_rows", 0, 0, 0, "training pairs in a virtual epoch; 0: as many as there are"),
         *lines,
     )  # fmt: skip
+    chosen = dict.fromkeys(("demo", "study", "paper"), "smoothed_loss")
     return table.extended(
+        select_by={**chosen, "meaning": "smoothed_loss, the mean over the languages, or token_loss, over the tokens"},
         data={"study": "hub:Helsinki-NLP/opus-100/{pair}", "meaning": "demo, hub:owner/name/{pair}, or a folder"},
         train_rows={"demo": [200, 500, 1000, 3000], "paper": [0],
                     "study": [7500, 25_000, 4500, 9000, 10_000, 15_000, 135_000, 4500],
@@ -223,7 +226,7 @@ class Multilingual(Translation):
     """Several languages and a pivot, one model for all pairs; `ManyToOne` and `OneToMany` are the directions."""
 
     into_pivot = True
-    monitor = "smoothed_loss"
+    selectable = ("smoothed_loss", "token_loss")
     settings_table = _settings_table()
 
     def translate(
@@ -239,18 +242,22 @@ class Multilingual(Translation):
     def test(self, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
         """Scores under teacher forcing; BLEU and chrF of each language, and their plain means over the languages."""
         scores = {f"test_{name}": score for name, score in self._scores(model, "test").items()}
-        rows, languages = self.corpus.splits["test"], self.settings.languages
+        languages = self.settings.languages
         written: list[tuple[Row, str]] = []
         for language in languages:
-            own = [row for row in rows if row["language"] == language]
-            hypotheses = self.translate(model, [row["src"] for row in own], language=language)
+            own, hypotheses, found = self.tested(model, language)
             written += zip(own, hypotheses, strict=True)
-            found = translation_scores(hypotheses, [row["tgt"] for row in own], self._target(language))
             scores |= {f"test_{name}_{language}": score for name, score in found.items()}
         if keep_in:
             keep_translations(keep_in, *zip(*written, strict=True))
         means = {f"test_{m}": sum(scores[f"test_{m}_{one}"] for one in languages) for m in ("bleu", "chrf")}
         return {**scores, **{name: total / len(languages) for name, total in means.items()}}
+
+    def tested(self, model: PreTrainedModel, language: str) -> tuple[list[Row], list[str], dict[str, float]]:
+        """The test rows of a language, their translations, and what these score."""
+        own = [row for row in self.corpus.splits["test"] if row["language"] == language]
+        hypotheses = self.translate(model, [row["src"] for row in own], language=language)
+        return own, hypotheses, translation_scores(hypotheses, [row["tgt"] for row in own], self._target(language))
 
     def facts(self) -> dict[str, Any]:
         signatures = dict.fromkeys(bleu_signature(self._target(one)) for one in self.settings.languages)
