@@ -74,7 +74,7 @@ SHIFTED = (
 )
 
 
-def _shifted(updates: int = 80) -> tuple[str, str]:
+def _shifted(updates: int = 40) -> tuple[str, str]:
     """Accuracy of a seer on held-out sentences, and how far its lesson is from the label, at both shifts."""
     known, beside = [], []
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ def _shifted(updates: int = 80) -> tuple[str, str]:
             model = _translator()
             seer = SeerDecoder(model.get_decoder(), shift=shift)
             train, test = (_batch(*torch.randint(5, VOCABULARY, (n, 6)).tolist()) for n in (40, 20))
-            optimizer = torch.optim.Adam([*model.parameters(), *seer.parameters()], lr=0.01)
+            optimizer = torch.optim.Adam([*model.parameters(), *seer.parameters()], lr=0.02)
             for _ in range(updates):
                 seer_loss(two_decoders(model, seer, train)[0], train["targets"]).backward()
                 optimizer.step()
@@ -117,7 +117,9 @@ def _moved() -> tuple[str, str]:
         ours = padded["positions"] < padded["labels"].shape[1]  # the first sentence, which is shorter by three
         apart = two_decoders(model, seer, padded)[0][:, ours] - two_decoders(model, seer, alone)[0]
     conventional, foreseen = (float(one.abs().max()) for one in apart)
-    told = f"A logit changes by up to {conventional:.2g} in the conventional decoder and by up to {foreseen:.2g} in the "
+    told = (
+        f"A logit changes by up to {conventional:.2g} in the conventional decoder and by up to {foreseen:.2g} in the "
+    )
     return MOVED[(conventional > 1e-4) + 2 * (foreseen > 1e-4)], told + "seer."
 
 
