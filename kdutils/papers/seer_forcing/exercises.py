@@ -167,7 +167,7 @@ EXERCISES = {
         "Eq. (7) by the conventional logits, without label smoothing,",
         _gradient,
         _words,
-        hint="Read both terms as one cross-entropy, and ask what its target is and what softmax makes of it.",
+        hint="Both terms are one cross-entropy: of what target, and what does the softmax make of its gradient?",
         told="It is what autograd finds for the loss of the training: label and seer make up one target.",
     ),
     "shift": prediction(
