@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REBUILT = (
     "02_tutor_kd",
     "03_r_drop",
+    "04_seer_forcing",
     "05_cbbgca",
     "06_intra_distillation",
     "07_lssd",
