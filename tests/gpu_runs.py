@@ -51,8 +51,8 @@ EXPERIMENTS = {
     "lssd/many_to_one": MULTILINGUAL,
     "lssd/one_to_many": MULTILINGUAL,
     "distilbert/masked_lm": {
-        **TRAINED, "train_rows": 60, "layers": 2, "student_layers": 1, "teacher_updates": 4, "downstream_rows": 16,
-        "downstream_test_rows": 12, "downstream_epochs": 1, "downstream_batch": 8,
+        **TRAINED, "model": "", "train_rows": 60, "layers": 2, "student_layers": 1, "teacher_updates": 4,
+        "downstream_rows": 16, "downstream_test_rows": 12, "downstream_epochs": 1, "downstream_batch": 8,
     },
     "tutor_kd/masked_lm": {
         **TRAINED, "model": "", "train_rows": 60, "layers": 2, "student_layers": 1, "student_width": 8,
@@ -70,8 +70,8 @@ DEMO = {
     "intra_distillation": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
     "lssd": {"train_rows": [12, 20, 30, 40], "updates": 8, "epoch_rows": 40, "vocab_size": 400, "layers": 1},
     "distilbert": {
-        "train_rows": 200, "updates": 6, "eval_every": 3, "student_layers": 1, "teacher_updates": 4,
-        "downstream_rows": 32, "downstream_test_rows": 12, "downstream_epochs": 1, "vocab_size": 1000,
+        "train_rows": 200, "updates": 6, "eval_every": 3, "student_layers": 1, "downstream_rows": 32,
+        "downstream_test_rows": 12, "downstream_epochs": 1,
     },
     "self_distillation": {"train_rows": 60, "updates": 6, "eval_every": 3, "vocab_size": 400},
     "tutor_kd": {

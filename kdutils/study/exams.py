@@ -50,8 +50,9 @@ SETTINGS = (
 MEASURES = {"": ("accuracy",), "cola": ("matthews",), "mrpc": ("accuracy", "f1"), "qqp": ("accuracy", "f1")}
 
 
-# points of always answering the commonest class of the test split, where there are not two classes of equal size
-CHANCE = {"clinc150": 0.7, "plus": 0.7, "trec": 27.6, "ag_news": 25.0, "mnli": 35.4, "mrpc": 73.2, "cola": 0.0}
+# points of always answering the commonest class of the test split, where there are not two classes of equal size; of
+# CLINC150's 5500 test rows on the hub ("plus") 1000 are out of scope, which is a class of its own there
+CHANCE = {"clinc150": 0.7, "plus": 18.2, "trec": 27.6, "ag_news": 25.0, "mnli": 35.4, "mrpc": 73.2, "cola": 0.0}
 SHORTEST = 8  # tokens: less than that is no text
 
 MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune

@@ -6,6 +6,7 @@ import json
 import random
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,45 @@ def test_the_median_is_over_all_of_the_downstream_seeds_and_the_mean_over_all_ta
     scores = examine("model", chosen(downstream=["demo", "a/cola", "a/rte"], downstream_seeds=5), 1, tmp_path)
     assert scores == pytest.approx({"exam_demo": 30.0, "exam_cola": 70.0, "exam_rte": 2.0, "exam_macro": 34.0})
     assert next(found, None) is None
+
+
+def sat(seed: int, macro: float, *downstream: str) -> dict:
+    """A record of one arm that has sat these exams."""
+    arms = {"ours": {"metrics": {"exam_macro": macro}}}
+    return {"seed": seed, "settings": {"downstream": list(downstream)}, "arms": arms}
+
+
+def test_guessing_is_subtracted_task_by_task_and_seed_by_seed():
+    found = exams.above_chance(
+        [
+            sat(1, 70.0, "demo:acceptability"),
+            sat(2, 40.0, "hub:clinc/clinc_oos/plus"),
+            sat(3, 60.0, "hub:nyu-mll/glue/sst2", "data/cola", "hub:nyu-mll/glue/mrpc@refs/pr/3"),
+            sat(4, 20.0, "data/trec"),
+        ],
+        "ours",
+    )
+    assert found == pytest.approx(
+        {1: 20.0, 2: 40.0 - 100 * 1000 / 5500, 3: 60.0 - (50.0 + 0.0 + 73.2) / 3, 4: -7.6}, abs=0.02
+    )
+    assert exams.above_chance([], "ours") == {}
+
+
+def test_what_guessing_gets_of_an_arm_that_has_sat_no_exam_is_refused_with_one_sentence():
+    for record, arm in ((sat(1, 70.0, "demo"), "theirs"), ({**sat(1, 70.0, "demo"), "arms": {"ours": {}}}, "ours")):
+        with pytest.raises(UserError) as caught:
+            exams.above_chance([record], arm)
+        one_sentence(caught.value)
+
+
+def test_the_chance_of_a_task_is_that_of_its_commonest_class(real_data):
+    """Of test sets that lie here, by the measure that each task is known by."""
+    for name in ("clinc150", "trec", "ag_news", "mrpc", "cola"):
+        rows = exams.Exam.load(exams.exam_settings("", str(real_data / name), chosen(downstream_test_rows=0))).splits
+        counts = Counter(row["label"] for row in rows["test"])
+        share = counts.most_common(1)[0][1] / counts.total()
+        wanted = {"mrpc": 50 * (share + 2 * share / (1 + share)), "cola": 0.0}.get(name, 100 * share)
+        assert exams.CHANCE[name] == pytest.approx(wanted, abs=0.06), name
 
 
 def test_finetunings_of_other_numbers_and_seeds_are_other_ones(encoder, examined, tmp_path):

@@ -255,9 +255,9 @@ def test_the_demos_encoder_is_counted_in_its_own_shape_and_in_float32(fine_tuned
 @pytest.mark.usefixtures("few_questions")
 def test_exams_and_a_teacher_that_is_trained_once_are_counted():
     experiment = distilbert.EXPERIMENTS[0]
-    changes = {"train_rows": 80, "validation_rows": 20, "test_rows": 20, "updates": 10, "teacher_updates": 30,
-               "width": 16, "heads": 2, "layers": 2, "student_layers": 1, "feedforward": 32, "vocab_size": 400,
-               "downstream_rows": 40, "downstream_test_rows": 20}  # fmt: skip
+    changes = {"model": "", "train_rows": 80, "validation_rows": 20, "test_rows": 20, "updates": 10,
+               "teacher_updates": 30, "width": 16, "heads": 2, "layers": 2, "student_layers": 1, "feedforward": 32,
+               "vocab_size": 400, "downstream_rows": 40, "downstream_test_rows": 20}  # fmt: skip
     found = planned(experiment, resolve([experiment], "demo", changes)["masked_lm"], 3, timed=False)
     teacher, base, student = (of_arm(found, name) for name in ("teacher", "baseline", "distilbert"))
     assert teacher.updates == 0 and teacher.train == Cost() and teacher.exams.flops > student.exams.flops / (8 / 3)

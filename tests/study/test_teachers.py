@@ -20,7 +20,7 @@ from kdutils.core.files import exclusive, make_folder, write_json
 from kdutils.data.tokens import save_tokenizer
 from kdutils.papers.distilbert.experiment import EXPERIMENTS
 from kdutils.study import kept
-from kdutils.study.teachers import DECIDING, teacher_folder, teacher_of, teacher_story
+from kdutils.study.teachers import DECIDING, teacher_folder, teacher_of, teacher_shape, teacher_story
 from kdutils.tasks.masked_lm import MaskedLM
 from kdutils.training.method import Method
 from tests.tiny import assert_same_weights, killed, one_sentence, timeless
@@ -154,6 +154,7 @@ def place_of(fingerprint: str = "rows", **changes) -> Path:
         {"updates": 7}, {"learning_rate": 0.1}, {"warmup": 1}, {"patience": 3}, {"eval_every": 3}, {"log_every": 3},
         {"checkpoint_every": 9}, {"threads": 2}, {"tracker": "tensorboard"}, {"student_layers": 1}, {"alpha_ce": 0.0},
         {"temperature": 4.0}, {"downstream": ["demo"]}, {"mask_smoothing": 0.0}, {"freeze_positions": False},
+        {"drop_rows": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -174,6 +175,18 @@ def test_students_of_other_settings_share_a_teacher(change):
 )  # fmt: skip
 def test_another_teacher_has_another_place(change):
     assert place_of(**change) != place_of()
+
+
+def test_the_shape_of_a_teacher_is_that_of_the_settings_or_of_the_model_that_they_name(task, runs):
+    """(layers, width, feed-forward size, words)."""
+    s = task.settings
+    assert teacher_shape(s) == (2, 16, 16, 300) and teacher_shape(s.changed(vocab_size=0)) == (2, 16, 16, 30_522)
+    folder = teacher_folder(task, runs) / "model"
+    other = s.changed(layers=40, width=7, feedforward=9)  # those of a named teacher are its own
+    for named in (other.changed(model=str(folder)), other.changed(teacher_start=str(folder))):
+        assert teacher_shape(named) == (2, 16, 16, len(task.tokenizer)) and len(task.tokenizer) < 300
+    assert teacher_shape(other.changed(model="demo:teacher")) == (4, 128, 256, 1000)
+    assert teacher_shape(other.changed(model="bert-base-uncased", vocab_size=0)) == (40, 7, 9, 30_522)  # not here yet
 
 
 def test_other_rows_under_the_same_name_have_another_teacher():

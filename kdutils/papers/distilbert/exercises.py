@@ -120,14 +120,19 @@ EXERCISES = {
     "gradient": function(
         "a function of (z_s, z_t, T) that returns the gradient, of the shape of z_s", _gradient, _temperatures,
         "Differentiate one KL by one logit, and count how often 1/T comes out against the T squared in front.",
+        told="As T grows it tends to the difference of the two rows of logits, each less its mean, over the number of "
+        "words: a match of logits, of a size that no longer depends on T.",
     ),
     "layers": function(
         "a function of (teacher_layers, student_layers) that returns a list", _layers, _depths,
         "The first and the last layer are always taken; what do the others have to be, before and after rounding?",
+        told="Of twelve layers these are 0, 2, 4, 7, 9 and 11, as in the official code: about one out of two, and both "
+        "ends.",
     ),
     "restricted": function(
         "a function of (z_s, z_t, y, T) that returns the loss", _restricted, _masks,
         "Which rows count, and over how many of them is the mean?",
+        told="The mean is over the hidden words alone: a text with few of them has no smaller loss for that.",
     ),
     "copy": prediction(
         "the losses that are zero", COPY, _whole_copy,

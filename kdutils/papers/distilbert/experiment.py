@@ -88,6 +88,11 @@ class Pretraining(MaskedLM):
         weights = smoothed_masking(self.examples["train"], len(self.tokenizer), self.settings.mask_smoothing)
         return batches.collate_masked_lm(self.tokenizer, self.settings.mask_probability, token_weights=weights)
 
+    def plain_batches(self, seed: int) -> batches.Batches:
+        """Of all rows, also of those that students do not read: other papers share the teacher."""
+        rows = super()._examples("train") if self.settings.drop_rows else self.examples["train"]
+        return batches.Batches(rows, self.collate(), seed=seed, **self._budget())
+
     def _examples(self, split: str) -> Examples:
         found = super()._examples(split)
         if split != "train" or not self.settings.drop_rows:

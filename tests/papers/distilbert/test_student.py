@@ -16,7 +16,7 @@ from transformers import (
 from kdutils.core.errors import UserError
 from kdutils.models import build
 from kdutils.models.build import parameter_count
-from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
+from kdutils.papers.distilbert.student import initialise_student, layers_to_take, published_sizes, student_config
 from tests.tiny import one_sentence
 
 VOCABULARY, LENGTH = 40, 12
@@ -117,6 +117,8 @@ def test_the_published_shapes_have_the_published_parameters():
         counts = [parameter_count(kind(config)) for kind in (DistilBertModel, DistilBertForMaskedLM)]
         assert counts == [66_362_880, 66_985_530]
         assert parameter_count(BertModel(BertConfig())) == 109_482_240
+    student, teacher = published_sizes()  # 66 of 110 million
+    assert (student, teacher) == (66_362_880, 109_482_240) and student / teacher == pytest.approx(0.60, abs=0.01)
 
 
 def test_a_teacher_that_is_no_bert_is_refused():
