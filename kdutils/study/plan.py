@@ -530,9 +530,9 @@ def _exam(task: Any, config: Any, timed: bool) -> Cost:
     s, total, key = task.settings, Cost(), (config.model_type, config.hidden_size, config.num_hidden_layers)
     if key not in task.known:
         words = None if isinstance(task.tokenizer, _Words) else task.tokenizer
-        outlines = [_outline(exams.Exam, exams.exam_settings("", one, s), config, words) for one in s.downstream]
+        outlines = [_outline(exams.exam_class(d), exams.exam_settings("", d, s), config, words) for d in s.downstream]
         first, model = outlines[0], outlines[0].model(0)
-        step, asked = _step(first, Method(), model, timed)[0], first.split_sizes
+        step, asked = _step(first, first.method(), model, timed)[0], first.split_sizes
         with torch.no_grad():
             look = first.meter.cost(lambda: first.validate(model), timed, evaluation_context(s.precision, model))
         for sizes in (own.split_sizes for own in outlines):

@@ -253,6 +253,18 @@ def test_the_demos_encoder_is_counted_in_its_own_shape_and_in_float32(fine_tuned
 
 
 @pytest.mark.usefixtures("few_questions")
+def test_an_exam_of_scores_is_counted_as_one_of_classes_is(monkeypatch):
+    experiment, costs, facts = distilbert.EXPERIMENTS[0], [], plan.FACTS["data"]
+    monkeypatch.setitem(facts, "nyu-mll/glue/rte", facts["nyu-mll/glue/stsb"])
+    for source in ("hub:nyu-mll/glue/stsb", "hub:nyu-mll/glue/rte"):
+        changes = {"train_rows": 80, "validation_rows": 20, "test_rows": 20, "updates": 2, "teacher_updates": 2,
+                   "width": 16, "heads": 2, "layers": 2, "student_layers": 1, "feedforward": 32, "vocab_size": 400,
+                   "downstream_rows": 40, "downstream_test_rows": 20, "downstream": [source]}  # fmt: skip
+        found = planned(experiment, resolve([experiment], "demo", changes)["masked_lm"], 1, timed=False)
+        costs.append(of_arm(found, "baseline").exams.flops)
+    assert costs[0] == pytest.approx(costs[1], rel=0.01)  # but for the head, of one output and not of two
+
+
 def test_exams_and_a_teacher_that_is_trained_once_are_counted():
     experiment = distilbert.EXPERIMENTS[0]
     changes = {"model": "", "train_rows": 80, "validation_rows": 20, "test_rows": 20, "updates": 10,
