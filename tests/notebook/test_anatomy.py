@@ -17,6 +17,7 @@ from tests.notebook_rules import Notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 REBUILT = (
+    "01_distilbert",
     "02_tutor_kd",
     "03_r_drop",
     "04_seer_forcing",

@@ -14,7 +14,7 @@ from transformers import DistilBertForMaskedLM, PreTrainedModel
 from kdutils.losses.distillation import cosine_loss, soft_target_loss
 from kdutils.losses.divergences import label_smoothed_nll
 from kdutils.models.build import masked_lm
-from kdutils.papers.distilbert.student import initialise_student, layers_to_take, student_config
+from kdutils.papers.distilbert.student import initialise_student, student_config
 from kdutils.study.exercises import function, prediction
 from kdutils.training.checkpoints import seeded
 
@@ -33,14 +33,6 @@ def _gradient(z_s: Tensor, z_t: Tensor, T: float) -> Tensor:
 def _temperatures() -> dict[str, tuple]:
     z_s, z_t = _logits()
     return {f"logits at T = {T:g}": (z_s, z_t, T) for T in (1.0, 2.0, 10.0)}
-
-
-def _layers(teacher_layers: int, student_layers: int) -> Tensor:
-    return torch.tensor(layers_to_take(teacher_layers, student_layers))
-
-
-def _depths() -> dict[str, tuple]:
-    return {f"{shallow} of {deep} layers": (deep, shallow) for deep, shallow in ((12, 6), (12, 3), (24, 12), (4, 2))}
 
 
 def _restricted(z_s: Tensor, z_t: Tensor, y: Tensor, T: float) -> Tensor:
@@ -122,12 +114,6 @@ EXERCISES = {
         "Differentiate one KL by one logit, and count how often 1/T comes out against the T squared in front.",
         told="As T grows it tends to the difference of the two rows of logits, each less its mean, over the number of "
         "words: a match of logits, of a size that no longer depends on T.",
-    ),
-    "layers": function(
-        "a function of (teacher_layers, student_layers) that returns a list", _layers, _depths,
-        "The first and the last layer are always taken; what do the others have to be, before and after rounding?",
-        told="Of twelve layers these are 0, 2, 4, 7, 9 and 11, as in the official code: about one out of two, and both "
-        "ends.",
     ),
     "restricted": function(
         "a function of (z_s, z_t, y, T) that returns the loss", _restricted, _masks,

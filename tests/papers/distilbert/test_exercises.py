@@ -28,10 +28,6 @@ def by_autograd(z_s, z_t, T):
     return torch.autograd.grad(T**2 * kl, z)[0]
 
 
-def spread(deep, shallow):
-    return [round(i * (deep - 1) / (shallow - 1)) for i in range(shallow)]
-
-
 def rows(z_s, z_t, T):
     """T^2 KL of each position: (n,)."""
     p, q = (z_t / T).softmax(-1), (z_s / T).softmax(-1)
@@ -59,7 +55,6 @@ def at(z_s, z_t, T):
 
 RIGHT = {
     "gradient": [by_hand, by_autograd, lambda *a: by_hand(*a).tolist()],
-    "layers": [spread, lambda deep, shallow: torch.linspace(0, deep - 1, shallow).round().long().tolist()],
     "restricted": [hidden, by_torch, in_a_loop, lambda *a: hidden(*a).float()],
     "copy": [COPY[0]],
     "square": [SQUARE[0]],
@@ -81,16 +76,6 @@ WRONG_FUNCTIONS = {
         (lambda z_s, z_t, T: by_hand(z_s, z_t, T) / 0, "On logits at T = 1 it returns nan or infinity."),
         (lambda z_s, z_t, T: by_hand(z_s, z_t, T)[0], "On logits at T = 1 it returns the shape (5,), not (6, 5)."),
         (lambda z_s, z_t, T: by_hand(z_s, z_t, T).sum(), "On logits at T = 1 it returns the shape (), not (6, 5)."),
-    ],
-    "layers": [
-        (lambda deep, shallow: list(range(0, deep, deep // shallow)), "On 6 of 12 layers it returns another value."),
-        (lambda deep, shallow: list(range(shallow)), "On 6 of 12 layers it returns another value."),
-        (lambda deep, shallow: [i * (deep - 1) // (shallow - 1) for i in range(shallow)], "On 6 of 12 layers it"),
-        (lambda deep, shallow: [1 + i for i in spread(deep, shallow)], "On 6 of 12 layers it returns another value."),
-        (lambda deep, shallow: [0, 2, 4, 7, 9, 11], "On 3 of 12 layers it returns the shape (6,), not (3,)."),
-        (lambda deep, shallow: spread(12, shallow), "On 12 of 24 layers it returns another value."),
-        (lambda deep, shallow: list(range(deep)), "On 6 of 12 layers it returns the shape (12,), not (6,)."),
-        (lambda deep, shallow: spread(deep, shallow)[::-1], "On 6 of 12 layers it returns another value."),
     ],
     "restricted": [
         (lambda z_s, z_t, y, T: rows(z_s, z_t, T).mean(), "On a text with three masked words it returns another"),
@@ -119,7 +104,6 @@ WRONG = {
 # What would give an answer away: the right option, the right number, the code.
 AWAY = {
     "gradient": r"softmax|[dD]ifference|\bminus\b|T \*|\* T|exp\(|\blog\b|log\(",
-    "layers": r"round\(|range|linspace|//|\b2, 4\b|\b[79]\b|- 1|\bspaced\b|\bevenly\b",
     "restricted": r"softmax|>= 0|!= -100|mask=|batchmean|\* T|T\^2|\b[oO]nly\b|\balone\b|\bhidden\b",
     "copy": re.escape(COPY[0]) + r"|\bzero\b|\bboth\b",
     "square": re.escape(SQUARE[0]) + r"|sixteen|\b16\b|\bsquared\b|1 ?/ ?T",
