@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name
 import kdutils
 from kdutils.core.setup import CELL, REVISION, colab_url
 from kdutils.study.results import recorded
-from tests import compared
+from tests import compared, readme
 from tests.notebook_rules import RULES, Notebook, cells, current_source, unsafe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -472,3 +472,8 @@ def test_recorded_runs_are_json():
 
 def test_the_package_under_test_is_this_one():
     assert Path(kdutils.__file__).resolve().parents[1] == ROOT, sys.path
+
+
+def test_the_readme_tells_the_verdicts_of_the_records():
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.told(text) == text, "run `python -m tests.readme`"
