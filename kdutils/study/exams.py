@@ -35,7 +35,7 @@ GLUE = [f"hub:nyu-mll/glue/{name}" for name in ("sst2", "mrpc", "cola", "rte")]
 ALL_OF_GLUE = [f"hub:nyu-mll/glue/{n}" for n in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")]
 SETTINGS = (
     Setting("downstream", ["demo:acceptability"], GLUE, ALL_OF_GLUE,
-            "tasks of the exam, of classes or scores, each named as `data` is"),
+            "classification tasks of the exam, each named as `data` is"),
     Setting("downstream_rows", 400, 3000, 0, "training rows a task; 0: all"),
     Setting("downstream_test_rows", 600, 0, 0, "test rows a task; 0: all"),
     Setting("downstream_epochs", 4, 3, 3, "epochs of a fine-tuning"),
