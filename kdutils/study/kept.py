@@ -89,7 +89,7 @@ def export(
     if main_process():
         longest = getattr(model.config, "max_position_embeddings", 0)
         if model.can_generate() and longest:
-            model.generation_config.max_length = longest  # else `generate()` stops after 20 tokens
+            model.generation_config.max_new_tokens = longest - 1  # else `generate()` stops after 20 tokens
         with writing(folder), build.quiet():
             model.save_pretrained(folder / "model")
         save_tokenizer(tokenizer, folder / "model", longest)

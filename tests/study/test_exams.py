@@ -165,7 +165,9 @@ def test_what_guessing_gets_of_an_arm_that_has_sat_no_exam_is_refused_with_one_s
 def test_the_chance_of_a_task_is_that_of_its_commonest_class(real_data):
     """Of test sets that lie here, by the measure that each task is known by."""
     for name in ("clinc150", "trec", "ag_news", "mrpc", "cola"):
-        rows = exams.Exam.load(exams.exam_settings("", str(real_data / name), chosen(downstream_test_rows=0))).splits
+        rows = exams.Exam.load(
+            exams.exam_settings("", str(real_data / name), chosen(downstream_rows=0, downstream_test_rows=0))
+        ).splits
         counts = Counter(row["label"] for row in rows["test"])
         share = counts.most_common(1)[0][1] / counts.total()
         wanted = {"mrpc": 50 * (share + 2 * share / (1 + share)), "cola": 0.0}.get(name, 100 * share)

@@ -116,7 +116,9 @@ def test_a_translator_is_exported_with_a_length_to_stop_at(tmp_path):
     run(TRANSLATION, settings("translation"), [1], tmp_path, ["baseline"])
     place = folder(TRANSLATION, settings("translation"), tmp_path) / "seed-1" / "baseline" / "model"
     model = AutoModelForSeq2SeqLM.from_pretrained(place)
-    assert model.generation_config.max_length == model.config.max_position_embeddings > 20
+    assert model.generation_config.max_new_tokens == model.config.max_position_embeddings - 1 > 20
+    made = model.generate(torch.tensor([[5, 6, 2]]), min_new_tokens=40)
+    assert made.shape[1] > 21
 
 
 def test_seeds_and_arms_differ_in_what_they_should(runs):

@@ -51,7 +51,8 @@ from tests.tiny import assert_same_weights, killed, one_sentence
 
 TABLE = SETTINGS.extended(*(one for one in answering.SETTINGS if one.name not in SETTINGS.settings))
 TINY = {
-    "squad_rows": 24, "squad_test_rows": 12, "squad_epochs": 2, "squad_batch": 8, "squad_learning_rate": 0.01,
+    "squad": "demo", "squad_rows": 24, "squad_test_rows": 12, "squad_epochs": 2, "squad_batch": 8,
+    "squad_learning_rate": 0.01, "max_words": 6,
     "precision": "fp32", "threads": 1,
 }  # fmt: skip
 NOW = Step(1, 2, 0, True)
@@ -679,12 +680,14 @@ def test_a_model_gets_a_new_head_for_start_and_end(which, kind, request):
 
 def test_points_are_those_of_the_test_questions(examined):
     scores, place = examined
-    metrics = read_json(place / "downstream/squad-0/result.json")["metrics"]
-    assert scores == pytest.approx({"squad_f1": 100 * metrics["test_f1"], "squad_em": 100 * metrics["test_exact"]})
+    metrics = read_json(place / "downstream/exam_squad-0/result.json")["metrics"]
+    assert scores == pytest.approx(
+        {"exam_squad_f1": 100 * metrics["test_f1"], "exam_squad_em": 100 * metrics["test_exact"]}
+    )
     assert set(metrics) == {"test_loss", "test_exact", "test_f1"}
-    net = exams.finetuned(place, "squad", 0, prefix="", kind="answering")
+    net = exams.finetuned(place, "squad", 0, kind="answering")
     assert isinstance(net, BertForQuestionAnswering) and not net.training
-    folder = place / "downstream/squad-0/model"
+    folder = place / "downstream/exam_squad-0/model"
     assert made(folder).test(net) == pytest.approx(metrics, rel=1e-6)
     assert_same_weights(AutoModelForQuestionAnswering.from_pretrained(folder), net)
 
@@ -723,7 +726,7 @@ def test_it_is_learned(encoder, tmp_path):
         (tmp_path / f"{name}-a.json").write_text(json.dumps(squad(*part)))
     s = chosen(squad=str(tmp_path), squad_rows=0, squad_test_rows=0, squad_epochs=10, squad_learning_rate=0.02)
     scores = answer_exam(encoder, s, 1, tmp_path / "runs")
-    assert scores["squad_f1"] > 80
+    assert scores["exam_squad_f1"] > 80
 
 
 def test_what_is_finished_is_loaded(encoder, examined, monkeypatch):
@@ -757,7 +760,7 @@ def test_an_exam_that_is_out_of_time_pauses_and_goes_on(encoder, examined, tmp_p
     assert answer_exam(encoder, chosen(), 1, tmp_path) == examined[0]
     again, whole = (
         [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
-        for path in (place / "downstream/squad-0/history.jsonl" for place in (tmp_path, examined[1]))
+        for path in (place / "downstream/exam_squad-0/history.jsonl" for place in (tmp_path, examined[1]))
     )
     assert again == whole
 
@@ -771,7 +774,7 @@ def test_a_teachers_knowledge_reaches_the_student(encoder, examined, tmp_path):
     ]
     assert all(row["soft"] > 0 for row in rows if row["kind"] == "train")
     method = taught(s, examined[1])("squad", 0)
-    assert_same_weights(method.teacher, exams.finetuned(examined[1], "squad", 0, prefix="", kind="answering"))
+    assert_same_weights(method.teacher, exams.finetuned(examined[1], "squad", 0, kind="answering"))
     with pytest.raises(UserError, match="no fine-tuned model") as caught:
         taught(s, tmp_path)("squad", 0)
     one_sentence(caught.value)
