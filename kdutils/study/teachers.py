@@ -74,6 +74,7 @@ def _pretrain(task: MaskedLM, folder: Path, until: float | None) -> None:
     recipe = task.recipe(
         updates=updates, learning_rate=s.teacher_learning_rate, warmup=max(1, updates // 20),
         eval_every=max(1, updates // 10), checkpoint_every=max(1, updates // 10), patience=0,
+        betas=(0.9, 0.999),  # BERT's, whatever a paper trains its students with: they share the teacher
     )  # fmt: skip
     model = task.model(s.teacher_seed)
     fitted = kept.train(

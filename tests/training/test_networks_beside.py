@@ -39,7 +39,7 @@ from tests.tiny import (
 )
 
 EXPERIMENT = EXPERIMENTS[0]
-TINY = {**SMALL, "max_tokens": 200, "vocab_size": 400}
+TINY = {**SMALL, "max_tokens": 200, "vocab_size": 400, "select_by": "loss"}
 SETTINGS = resolve(EXPERIMENTS, "demo", TINY)["translation"]
 ARMS = ["seer_forcing", "adversarial"]
 NETWORKS = {"baseline": [], "seer_forcing": ["seer"], "adversarial": ["discriminator", "seer"]}
