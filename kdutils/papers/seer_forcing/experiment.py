@@ -9,8 +9,8 @@ from kdutils.tasks.translation import Translation
 
 README, CODE = "README of the official code", "official code"
 SETTINGS = Translation.settings_table.extended(
-    Setting("alpha", 0.5, 0.5, 0.5, "weight of the labels in the conventional decoder; the seer has 1 - alpha",
-            f"{README}: 0.5, and 0.25 for NIST"),
+    Setting("alpha", 0.75, 0.5, 0.5, "weight of the labels in the conventional decoder; the seer has 1 - alpha",
+            f"{README}: 0.5, and 0.25 for NIST"),  # 0.75: the best of four on the grammar's tuning seeds
     Setting("reading", "reversed", "reversed", "reversed", "future stream: reversed (as released) or masked (as drawn)",
             f"{CODE}, transformer.py 779"),
     Setting("shift", 2, 2, 2, "the future begins so many words on; 1 shows the answer, 60 nothing",
