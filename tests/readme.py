@@ -1,4 +1,4 @@
-"""The verdicts in the README's table of papers: computed from the records, written by `python -m tests.readme`.
+"""What the README shows of the suite, computed: `python -m tests.readme` writes the verdicts and draws the picture.
 
 >>> told(README.read_text()) == README.read_text()  # the table says what results/ says
 """
@@ -6,15 +6,20 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
-from kdutils.notebook import report
+import torch
+
+from kdutils.losses import divergences
+from kdutils.notebook import plots, report
 from kdutils.runner import names
 from kdutils.study.claims import SYMBOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PICTURE = ROOT / "book" / "_static" / "eight_teachers.png"
 ROW = re.compile(r"^(\| \d\d \| \[`\d\d_(\w+)`\]\([^)]*\) \|[^|]*\|).*\|$", re.MULTILINE)
 
 
@@ -34,5 +39,17 @@ def told(text: str) -> str:
     return ROW.sub(row, text)
 
 
+def drawn() -> plots.Picture:
+    """The picture: the page of eight methods of notebook 00, by its own cells, but broad in place of tall."""
+    cells = json.loads((ROOT / "notebooks" / "00_start_here.ipynb").read_text(encoding="utf-8"))["cells"]
+    known = {"torch": torch, "divergences": divergences, "plots": plots}
+    for cell in cells:
+        if "eight-teachers" in cell["metadata"].get("tags", []):
+            exec("".join(cell["source"]), known)
+    plots.use_style()
+    return plots.picture(known["eight_teachers"](columns=5), "What eight teachers add to a hard label")
+
+
 if __name__ == "__main__":
     README.write_text(told(README.read_text(encoding="utf-8")), encoding="utf-8")
+    PICTURE.write_bytes(drawn().png)
