@@ -41,7 +41,7 @@ def _extended(table: Table, alpha: float, gate: str, released: float, **more: di
         temperature={"demo": 5.0, "small": 1.0, "source": f"{SETUP}: 1 (WMT-6: 5)"},
         epoch_rows={"demo": 1000, "grammar": 2400, "small": 3000, "study": 20_000,
                     "source": f"{NOT_PRINTED}; in the code the size of the corpora"},
-        train_rows={"demo": [20, 60, 200, 600], "grammar": [60, 180, 540, 1600], "small": [400, 1200, 3000],
+        train_rows={"demo": [20, 60, 200, 600], "grammar": [60, 180, 540, 1600], "small": [300, 900, 2000],
                     "study": [1500, 5000, 900, 1800, 2000, 3000, 12_000, 900],
                     "source": "Tables 5 and 6: 5,664 (bos) to 205,640 (kor)"},
         validation_rows={"demo": 60, "grammar": 200, "small": 500, "study": 300},
