@@ -131,7 +131,7 @@ class Experiment:
         for arm in self.arms:
             if missing := set(arm.needs) - set(before):
                 names = ", ".join(sorted(missing))
-                raise UserError(f"The arm '{arm.name}' needs {names}: what it needs must stand before it among the arms.")
+                raise UserError(f"The arm '{arm.name}' needs {names}, which must stand before it among the arms.")
             before.append(arm.name)
 
     @property

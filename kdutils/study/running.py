@@ -53,9 +53,9 @@ def run(
 ) -> list[Record]:
     """Trains every arm for every seed, or loads what is finished; returns one record a seed.
 
-    arms: only these and those that they need (by default all that are not optional). max_minutes: stop cleanly after so long (0: never); the
-    same call then goes on. task: one that was made from the same settings, to save making it again. Raises UserError
-    for bad seeds, arms or settings before anything is written, Paused when the time is over.
+    arms: only these and those that they need (by default all that are not optional). max_minutes: stop cleanly after
+    so long (0: never); the same call then goes on. task: one that was made from the same settings, to save making it
+    again. Raises UserError for bad seeds, arms or settings before anything is written, Paused when the time is over.
     """
     chosen = experiment.chosen(arms)
     for arm in chosen:
