@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from kdutils.core.errors import UserError
-from kdutils.core.files import explained, write_text
+from kdutils.core.files import write_text
 from kdutils.core.setup import CELL, colab_url
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "template"
@@ -41,10 +41,8 @@ def new_paper(home: Path, name: str, title: str) -> list[Path]:
     notebook = home / "notebooks" / f"{int(notebooks[-1].name[:2]) + 1 if notebooks else 1:02}_{name}.ipynb"
 
     def filled(text: str) -> str:
-        camel = "".join(part.capitalize() for part in name.split("_"))
-        for old, new in {"my_paper": name, "MyPaper": camel, "A title to come": title}.items():
-            text = text.replace(old, new)
-        return text.replace("COLAB", colab_url(notebook.name))
+        text = text.replace("my_paper", name).replace("MyPaper", name.title().replace("_", ""))
+        return text.replace("COLAB", colab_url(notebook.name)).replace("A title to come", title)
 
     files = {
         folder / source.name.removesuffix(".txt"): filled(source.read_text("utf-8"))
@@ -52,8 +50,7 @@ def new_paper(home: Path, name: str, title: str) -> list[Path]:
         for source in sorted((TEMPLATE / part).glob("*.txt"))
     }
     files[notebook] = _notebook(filled((TEMPLATE / "notebook.txt").read_text("utf-8")))
-    with explained(readme):
-        table = readme.read_text("utf-8")
+    table = readme.read_text("utf-8")
     claim = re.search(r'Claim\("\w+", "([^"]+)"', files[folders[0] / "claims.py"])[1]
     link = f"[`{notebook.stem}`](notebooks/{notebook.name})"
     row = f"| {notebook.name[:2]} | {link} | {title} | {claim} | not recorded yet |\n"
@@ -69,13 +66,11 @@ def _notebook(text: str) -> str:
     cells = []
     for number, part in enumerate(text.removeprefix("%% ").split("\n%% ")):
         kind, _, source = part.partition("\n")
-        source = CELL if kind == "setup" else source
-        cell = {"cell_type": "markdown" if kind == "markdown" else "code", "id": f"cell-{number:02}", "metadata": {}}
-        if kind != "markdown":
-            cell |= {"execution_count": None, "outputs": []}
-        if kind == "parameters":
-            cell["metadata"] = {"tags": ["parameters"]}
-        cells.append(cell | {"source": source.strip().splitlines(keepends=True)})
+        lines = (CELL if kind == "setup" else source).strip().splitlines(keepends=True)
+        metadata = {"tags": ["parameters"]} if kind == "parameters" else {}
+        cell = {"cell_type": "code", "execution_count": None, "outputs": []}
+        cell = {"cell_type": "markdown"} if kind == "markdown" else cell
+        cells.append(cell | {"id": f"cell-{number:02}", "metadata": metadata, "source": lines})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     node = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}

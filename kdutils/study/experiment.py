@@ -84,7 +84,7 @@ class Arm:
     network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as `Method.teacher` and does
     not train it. The arm's minutes are those of its own updates.
     `needs` names arms that are trained first at the same seed, whoever asks for this one; `Trial.model_of` gives their
-    models, as a teacher or as a start. They began at `same_start`, so an arm with needs says where it starts itself.
+    models, as a teacher or as a start. They began at `same_start`; an arm with needs says itself whether it does, too.
     `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": plain ones, that those of
     the networks come to which it trains first, 0 where another arm has trained them; "exams": how many it sits, in
     units of a plain one}.
@@ -103,10 +103,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if self.needs and self.start is None:
-            raise UserError(
-                f"The arm '{self.name}' needs another and does not say where it starts: give it start=fresh_start(), "
-                "or start=same_start for the initial weights that the other had."
-            )
+            raise UserError(f"The arm '{self.name}' needs others: say where it starts, such as start=fresh_start().")
         object.__setattr__(self, "start", self.start or same_start)
 
 
@@ -127,12 +124,10 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Raises UserError where an arm needs one that is not before it: unknown, or in a circle."""
-        before: list[str] = []
-        for arm in self.arms:
-            if missing := set(arm.needs) - set(before):
+        for number, arm in enumerate(self.arms):
+            if missing := set(arm.needs) - {before.name for before in self.arms[:number]}:
                 names = ", ".join(sorted(missing))
                 raise UserError(f"The arm '{arm.name}' needs {names}, which must stand before it among the arms.")
-            before.append(arm.name)
 
     @property
     def name(self) -> str:
