@@ -157,6 +157,7 @@ def test_a_new_paper_lists_trains_reports_and_passes_its_tests(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "translation: with baseline, which another arm needs" in done.stdout
     assert "translation, seed 1, born_again: test_bleu" in done.stdout and " passed" in done.stdout
-    for command in (["check"], ["format", "--check"]):
-        style = [sys.executable, "-m", "ruff", *command, "kdutils/papers/born_again", "tests/papers/born_again"]
-        assert subprocess.run([*style, "notebooks/09_born_again.ipynb"], cwd=tmp_path).returncode == 0
+    made = ["kdutils/papers/born_again", "tests/papers/born_again", "notebooks/09_born_again.ipynb"]
+    for command in (["check"], ["format", "--check"]):  # the format of notebooks is their author's, even where named
+        style = [sys.executable, "-m", "ruff", *command, "--force-exclude", *made]
+        assert subprocess.run(style, cwd=tmp_path).returncode == 0
