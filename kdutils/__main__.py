@@ -1,4 +1,4 @@
-"""python -m kdutils list | plan | run | train | report | doctor | refresh | colab
+"""python -m kdutils list | plan | run | train | report | doctor | refresh | new | colab
 
 Every command explains itself with --help. Errors are one sentence and a non-zero exit status.
 """
@@ -168,6 +168,16 @@ def refresh(options: argparse.Namespace) -> None:
         runner.refresh(notebooks[name])
 
 
+def new(options: argparse.Namespace) -> None:
+    from kdutils.core.files import HOME
+    from kdutils.core.scaffold import new_paper
+
+    for file in new_paper(HOME, options.name, options.title):
+        print(f"written: {file.relative_to(HOME)}")
+    print(f"Try it: python -m kdutils train {options.name} --seeds 1 --runs runs/tiny --set updates=12 eval_every=4")
+    print("Then make it the paper's own: README.md, 'A ninth paper', names the steps.")
+
+
 def colab(options: argparse.Namespace) -> None:
     from kdutils.core.files import HOME
     from kdutils.core.setup import readdress
@@ -243,6 +253,10 @@ def _parser() -> argparse.ArgumentParser:
 
     one = _command(commands, "refresh", refresh, "execute the committed notebooks again, in place")
     one.add_argument("paper", nargs="*", help="only these, by the names that 'list' shows")
+
+    one = _command(commands, "new", new, "write a new paper that works at once: folder, tests, notebook")
+    one.add_argument("name", help="of its module: small letters, digits and _, such as my_paper")
+    one.add_argument("title", help="of the paper, in quotation marks")
 
     one = _command(commands, "colab", colab, "write another address and revision of the suite into every file")
     one.add_argument("repository", help="owner/name on GitHub")

@@ -126,20 +126,20 @@ def parts_in_order(node: Notebook) -> Iterator[str]:
     parts = [part for heading in found if (part := part_of(heading))]
     for part in PARTS:
         if parts.count(part) != 1:
-            yield f"{parts.count(part)} headings begin with '## {part}', not one"
+            yield f"{parts.count(part)} headings begin with '## {part}', not one: each part has one, of two hashes"
     if not set(PARTS) - set(parts) and list(dict.fromkeys(parts)) != list(PARTS):
-        yield f"the parts stand in the order {', '.join(parts)}"
+        yield f"the parts stand in the order {', '.join(parts)}: move them into that of CONTRIBUTING.md"
 
 
 @rule
 def setup_and_parameters(node: Notebook) -> Iterator[str]:
     code = cells(node, "code")
     if not code or "setup.ready()" not in code[0].source:
-        yield "the first code cell is not the set-up cell: before it, nothing of kdutils can be imported"
+        yield "the first code cell is not the set-up cell: put kdutils.core.setup.CELL there, before any import"
     elif (lines := len(code[0].source.strip().splitlines())) > 8:
-        yield f"the set-up cell has {lines} lines, the limit is 8"
+        yield f"the set-up cell has {lines} lines, the limit is 8: leave it as kdutils.core.setup.CELL is"
     if not any("parameters" in cell.metadata.get("tags", []) for cell in in_part(node, "Set-up")):
-        yield "the part 'Set-up' has no cell tagged 'parameters'"
+        yield "the part 'Set-up' has no cell tagged 'parameters': tag the one with the parameters, in its metadata"
 
 
 @rule
@@ -155,7 +155,10 @@ def sentence_after_what_is_shown(node: Notebook) -> Iterator[str]:
         elif following is not None and following.get("outputs"):
             text += " " + told(following.outputs[0])
         if not SENTENCE.search(text):
-            yield f"nothing after what the cell {begins(cell)} shows says in a sentence what it is"
+            yield (
+                f"nothing after what the cell {begins(cell)} shows says in a sentence what it is: "
+                "let the next cell begin with one, or display it below as Markdown"
+            )
 
 
 @rule
@@ -164,7 +167,10 @@ def short_code(node: Notebook) -> Iterator[str]:
     lines = [[line.strip() for line in cell.source.splitlines()] for cell in counted]
     sizes = [sum(bool(line) and not line.startswith("#") for line in each) for each in lines]
     if sizes and statistics.median(sizes) > 6:
-        yield f"the median code cell has {statistics.median(sizes):g} lines, the limit is 6"
+        yield (
+            f"the median code cell has {statistics.median(sizes):g} lines, the limit is 6: "
+            "split cells, with prose between, or move code into the paper's modules"
+        )
 
 
 @rule
@@ -172,7 +178,10 @@ def length_of_prose(node: Notebook) -> Iterator[str]:
     texts = [cell.source for part, cell in with_parts(node) if cell.cell_type == "markdown" and part != APPENDIX]
     count = len(re.findall(r"\w[\w'’-]*", " ".join(map(prose, texts))))
     if count not in WORDS:
-        yield f"it has {count} words of prose, not {WORDS.start} to {WORDS.stop - 1}"
+        yield (
+            f"it has {count} words of prose, not {WORDS.start} to {WORDS.stop - 1}: "
+            "explain more, or move what is beside the point to the appendix or into a <details> block"
+        )
 
 
 @rule
@@ -184,7 +193,10 @@ def verdict_early(node: Notebook) -> Iterator[str]:
         for kind in ("text/html", "text/markdown", "text/plain")
     )
     if not re.search(rf"\b({'|'.join(SYMBOLS)})\b", shown):
-        yield "no output of the first ten cells has the verdict of the headline"
+        yield (
+            "no output of the first ten cells has the verdict of the headline: display claims.sentence(...) of the "
+            "records in 'What came of it', and record runs where there are none (train --record)"
+        )
 
 
 @rule
@@ -194,10 +206,10 @@ def claims_table(node: Notebook) -> Iterator[str]:
     heads = [[html.unescape(h).strip().lower() for h in re.findall(r"<th\b[^>]*>([^<]*)", t)] for t in tables]
     boards = [(head, table) for head, table in zip(heads, tables, strict=True) if "verdict" in head]
     if not boards:
-        yield "the part 'The claims' shows no table with verdicts"
+        yield "the part 'The claims' shows no table with verdicts: display tables.on_beds(...) of recorded runs there"
     for head, _ in boards:
         if head[0] != "verdict":
-            yield f"the first column of the claims is '{head[0]}', not 'verdict'"
+            yield f"the first column of the claims is '{head[0]}', not 'verdict': show them by tables.on_beds(...)"
     rows = [row for _, table in boards for row in re.findall(r"<tr\b.*?</tr>", table, re.S)]
     across = sum('class="claim"' in row for row in rows)  # a claim above a line for every bed
     count = across or sum("<td" in row and "colspan" not in row for row in rows)  # else one across folds the source
@@ -217,7 +229,7 @@ def exercises_keep_their_answers(node: Notebook) -> Iterator[str]:
         if not calls:
             continue
         if not any(isinstance(n, ast.Constant) and n.value is ... for n in ast.walk(tree)):
-            yield f"the exercise {begins(cell)} has no `...` for the answer"
+            yield f"the exercise {begins(cell)} has no `...` for the answer: write `answer = ...` above its check"
         for call in calls:
             form = re.fullmatch(r"exercises\.check\('([^']+)', answer\)", ast.unparse(call))
             if form is None:
@@ -225,14 +237,14 @@ def exercises_keep_their_answers(node: Notebook) -> Iterator[str]:
             else:
                 names.append(form[1])
         if following is None or following.cell_type != "markdown" or "<details" not in following.source:
-            yield f"no folded solution follows the exercise {begins(cell)}"
+            yield f"no folded solution follows the exercise {begins(cell)}: put a <details> block into the next cell"
     if not 3 <= len(names) <= 5:
-        yield f"it has {len(names)} exercises, not three to five"
+        yield f"it has {len(names)} exercises, not three to five: keep them in the paper's exercises.py"
     kept = {name: known for name in names if (known := exercise_of(name))}
     for name in sorted({*names} - {*kept}):
-        yield f"no paper keeps an exercise '{name}'"
+        yield f"no paper keeps an exercise '{name}': add it to EXERCISES in the paper's exercises.py"
     if sum(bool(known.options) for known in kept.values()) < 2:
-        yield "fewer than two exercises ask for a prediction"
+        yield "fewer than two exercises ask for a prediction: give two of them options in exercises.py"
 
 
 def exercise_of(name: str) -> exercises.Exercise | None:
@@ -248,7 +260,7 @@ def images_have_text_on_the_page(node: Notebook) -> Iterator[str]:
         text = re.search(r"\balt=(\"([^\"]*)\"|'([^']*)')", image)
         said = (text[2] or text[3] or "").strip() if text else ""
         if not said or said == "No description has been provided for this image":  # nbconvert's own words
-            yield f"an image on the exported page has no alternative text: {image[:60]}"
+            yield f"an image on the exported page has no alternative text (plots.show(..., alt)): {image[:60]}"
 
 
 @rule
@@ -262,4 +274,4 @@ def no_counts_of_verdicts(node: Notebook) -> Iterator[str]:
         for output in cell.get("outputs", []):
             texts += [output.get("text", ""), prose(data(output, "text/html")), data(output, "text/markdown")]
         for found in counted.findall(" ".join(texts)):
-            yield f"the cell {begins(cell)} counts verdicts: '{found}'"
+            yield f"the cell {begins(cell)} counts verdicts ('{found}'): say what holds for which claim instead"

@@ -82,7 +82,7 @@ def korean_abstract(node: Notebook, name: str) -> Iterator[str]:
     folded = re.findall(r"<details>.*?</details>", "\n".join(c.source for c in cells(node, "markdown")), re.S)
     abstracts = [text for text in folded if len(re.findall(r"[가-힣]", text)) >= 100]
     if not is_map(name) and not abstracts:
-        yield "there is no Korean abstract in a <details> block"
+        yield "there is no Korean abstract in a <details> block: write one of at least 100 syllables, in the first cell"
 
 
 @rule
@@ -149,14 +149,14 @@ def clean_outputs(node: Notebook, name: str) -> Iterator[str]:
 def executed_in_order(node: Notebook, name: str) -> Iterator[str]:
     counts = [cell.execution_count for cell in cells(node, "code")]
     if counts != list(range(1, len(counts) + 1)):
-        yield f"the code cells were executed in the order {counts}"
+        yield f"the code cells were executed in the order {counts}: run `python -m kdutils refresh`"
 
 
 @rule
 def size(node: Notebook, name: str) -> Iterator[str]:
     length = len(nbformat.writes(node).encode("utf-8"))
     if length >= 600_000:
-        yield f"it has {length / 1000:.0f} kB, the limit is 600"
+        yield f"it has {length / 1000:.0f} kB, the limit is 600: show fewer or smaller figures and tables"
 
 
 @rule
@@ -166,9 +166,9 @@ def prose_before_code(node: Notebook, name: str) -> Iterator[str]:
         if cell.cell_type == "code":
             run += 1
             if not prose:
-                yield f"the section '{heading}' goes from its heading straight into code"
+                yield f"the section '{heading}' goes from its heading straight into code: say first what it is about"
             if run == 3:
-                yield f"{begins(cell)} is the third code cell in a row without text"
+                yield f"{begins(cell)} is the third code cell in a row without text: write a sentence between them"
             prose = True
         elif cell.cell_type == "markdown":
             run = 0
@@ -182,7 +182,7 @@ def alternative_text(node: Notebook, name: str) -> Iterator[str]:
     for cell, output in outputs(node):
         for kind in output.get("data", {}):
             if kind.startswith("image/") and not output.metadata.get(kind, {}).get("alt", "").strip():
-                yield f"an image of the cell {begins(cell)} has no alternative text"
+                yield f"an image of the cell {begins(cell)} has no alternative text: show it by plots.show(figure, alt)"
         page = "".join(output.get("data", {}).get("text/html", ""))
         if re.search(r"<img(?![^>]*\balt=[\"'][^\"'])", page):
             yield f"an image in the HTML of the cell {begins(cell)} has no alternative text"

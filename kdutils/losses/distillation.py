@@ -39,8 +39,9 @@ def soft_target_loss(
 
     Logits (..., V), mask (...). The paper prints sum t log s, without the minus sign; the official code computes this
     (`distiller.py`, 411 to 417). It differs from the cross-entropy -sum t log s by the entropy of the teacher, which
-    has no gradient. T^2, not in the paper either, keeps the gradient's size as T grows. No gradient reaches the
-    teacher. Raises UserError for a temperature that is not above 0.
+    has no gradient. T^2, not in the paper either, keeps the gradient's size as T grows. At T = 1, over the words of a
+    translation, it is word-level distillation (Kim and Rush 2016). No gradient reaches the teacher. Raises UserError
+    for a temperature that is not above 0.
     """
     check_temperature(temperature)
     exact = precision(student_logits, teacher_logits)

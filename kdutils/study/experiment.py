@@ -17,7 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError, unknown
+from kdutils.core.files import digest
 from kdutils.core.settings import Settings, Table
+from kdutils.study import kept
 from kdutils.tasks.base import Task
 from kdutils.training.method import Method
 
@@ -35,19 +37,54 @@ class Trial:
     runs: Path  # the folder of all runs
     until: float | None = None  # a time.monotonic() moment to stop at
     method: Method | None = None  # in an exam: what has trained the model, with all that it keeps
+    needs: tuple[str, ...] = ()  # the arms whose models it may ask for
 
     @property
     def settings(self) -> Settings:
         return self.task.settings
+
+    def model_of(self, arm: str) -> PreTrainedModel:
+        """The finished model of an arm that this one needs, at this seed, in evaluation mode, on the CPU.
+
+        Its weights are those that the validation chose. Raises UserError for an arm that is not among `needs`, and
+        where it is not finished or its files were changed.
+        """
+        self.check_need(arm)
+        folder = self.folder.parent / arm
+        if kept.result(folder) is None:
+            raise UserError(f"There is no finished model in {folder / 'model'}: run the arm '{arm}' first.")
+        return kept.load(folder, self.task.kind)
+
+    def check_need(self, arm: str) -> None:
+        """Raises UserError for an arm that is not among `needs`: it would be there by luck alone."""
+        if arm not in self.needs:
+            raise UserError(f"The arm '{self.arm}' asks for the model of '{arm}': give it needs=(\"{arm}\",).")
+
+
+def same_start(trial: Trial) -> PreTrainedModel:
+    """The task's model at the trial's seed: the same initial weights for every arm that starts here."""
+    return trial.task.model(trial.seed)
+
+
+def fresh_start(stream: int = 1) -> Callable[[Trial], PreTrainedModel]:
+    """A start with other initial weights than `same_start` has, which the seed decides as well.
+
+    For a student whose teacher is an arm of the same seed, and so began at `same_start`; `stream` is another number for
+    each generation. The batches stay those of the seed. Of a pretrained model only the new head is another.
+    """
+    # hashed, for torch's generator on a CPU takes no more than 32 bits of a seed
+    return lambda trial: trial.task.model(int(digest("start", stream, trial.seed)[:8], 16))
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way of training in a comparison: a method, how its recipe departs from the settings, where it starts.
 
-    `start` gives the model before training, by default the task's own at this seed. `teacher`, where an arm has one,
-    gives a fixed network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as
-    `Method.teacher` and does not train it. The arm's minutes are those of its own updates.
+    `start` gives the model before training, by default `same_start`. `teacher`, where an arm has one, gives a fixed
+    network, which it may have to train first (see `kdutils.study.kept`); the arm finds it as `Method.teacher` and does
+    not train it. The arm's minutes are those of its own updates.
+    `needs` names arms that are trained first at the same seed, whoever asks for this one; `Trial.model_of` gives their
+    models, as a teacher or as a start. They began at `same_start`; an arm with needs says itself whether it does, too.
     `besides` tells `kdutils.study.plan` what an arm takes besides at every seed: {"updates": plain ones, that those of
     the networks come to which it trains first, 0 where another arm has trained them; "exams": how many it sits, in
     units of a plain one}.
@@ -58,10 +95,16 @@ class Arm:
     label: str  # for figures and tables
     method: Callable[[Settings], Method]
     recipe: Callable[[Settings], dict[str, Any]] = field(default=lambda settings: {})
-    start: Callable[[Trial], PreTrainedModel] = field(default=lambda trial: trial.task.model(trial.seed))
+    start: Callable[[Trial], PreTrainedModel] | None = None
     teacher: Callable[[Trial], nn.Module] | None = None
     besides: Callable[[Settings], dict[str, float]] = field(default=lambda settings: {})
     optional: bool = False
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.needs and self.start is None:
+            raise UserError(f"The arm '{self.name}' needs others: say where it starts, such as start=fresh_start().")
+        object.__setattr__(self, "start", self.start or same_start)
 
 
 @dataclass(frozen=True)
@@ -79,17 +122,26 @@ class Experiment:
     extra_scores: Callable[[Task, PreTrainedModel], dict[str, float]] = field(default=lambda task, model: {})
     exam: Callable[[Trial, PreTrainedModel], dict[str, float]] = field(default=lambda trial, model: {})
 
+    def __post_init__(self) -> None:
+        """Raises UserError where an arm needs one that is not before it: unknown, or in a circle."""
+        for number, arm in enumerate(self.arms):
+            if missing := set(arm.needs) - {before.name for before in self.arms[:number]}:
+                names = ", ".join(sorted(missing))
+                raise UserError(f"The arm '{arm.name}' needs {names}, which must stand before it among the arms.")
+
     @property
     def name(self) -> str:
         return self.task.name
 
     def chosen(self, names: Sequence[str] | None = None) -> list[Arm]:
-        """The arms of these names in the experiment's order, for one may build on another; of none, all but ablations.
+        """The arms of these names and those that they need, in the experiment's order; of none, all but ablations.
 
         Raises UserError for an unknown name.
         """
-        wanted = {self.arm(name).name for name in names or ()}
-        return [arm for arm in self.arms if (arm.name in wanted if wanted else not arm.optional)]
+        wanted = {self.arm(name).name for name in names or ()} or {arm.name for arm in self.arms if not arm.optional}
+        for arm in reversed(self.arms):  # what an arm needs stands before it
+            wanted |= set(arm.needs) if arm.name in wanted else set()
+        return [arm for arm in self.arms if arm.name in wanted]
 
     def arm(self, name: str) -> Arm:
         """The arm of that name. Raises UserError with the known ones."""

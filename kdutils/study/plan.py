@@ -13,6 +13,7 @@ data. Nothing is fetched: sizes of data and models of the hub, and rates of GPUs
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import time
@@ -427,6 +428,8 @@ def planned(
     data = (f"{experiment.name}: {size.rows:,.0f} training rows, {size.tokens:,.0f} tokens of the longer side, "
             f"{size.batches:,.0f} batches.")  # fmt: skip
     said = [data, f"Data: {task.said}", *(f"Exam: {words}" for words in task.known.get("exams", ()))]
+    said += [f"{arm.name} rests on {', '.join(arm.needs)}, so that their rows are part of its cost."
+             for arm in chosen if arm.needs]  # fmt: skip
     said += [one["why"] for one in FACTS["assumed"].values() if "why" in one]
     width = getattr(config, "hidden_size", 0) or config.d_model
     main_gb, preparing = ASSUMED["process_gb"] + held / 1e9, (task.prepared + task.known.get("prepared", 0.0)) / 60
@@ -463,9 +466,18 @@ def _step(task: Any, method: Method, model: nn.Module, timed: bool) -> tuple[Cos
     return replace(cost, traffic=traffic), sum(kept.values()) * task.few("train", collate).fuller
 
 
+class _Imagined(Trial):
+    """A trial of which no arm is trained: the model of another one is a random network of the task's shape."""
+
+    def model_of(self, arm: str) -> nn.Module:
+        self.check_need(arm)
+        return copy.deepcopy(self.task.model(0))
+
+
 def _unit(experiment: Experiment, arm: Arm, task: Any, trains: bool, timed: bool) -> tuple:
     """What an update, an evaluation, a test and an exam take; the sentences that the three translate; GB; the shape."""
-    s, trial, step, kept = task.settings, Trial(task, arm.name, 0, Path(arm.name), Path()), Cost(), 0.0
+    s, step, kept = task.settings, Cost(), 0.0
+    trial = _Imagined(task, arm.name, 0, Path(arm.name), Path(), needs=arm.needs)
     method, again, first = arm.method(s), 1.0, "updates" in arm.besides(s)
     model = task.model(0) if first else arm.start(trial)
     if first:  # what is trained first is not there to be asked: what the arm says of its cost must do

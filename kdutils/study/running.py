@@ -53,11 +53,14 @@ def run(
 ) -> list[Record]:
     """Trains every arm for every seed, or loads what is finished; returns one record a seed.
 
-    arms: only these (by default all that are not optional). max_minutes: stop cleanly after so long (0: never); the
-    same call then goes on. task: one that was made from the same settings, to save making it again. Raises UserError
-    for bad seeds, arms or settings before anything is written, Paused when the time is over.
+    arms: only these and those that they need (by default all that are not optional). max_minutes: stop cleanly after
+    so long (0: never); the same call then goes on. task: one that was made from the same settings, to save making it
+    again. Raises UserError for bad seeds, arms or settings before anything is written, Paused when the time is over.
     """
     chosen = experiment.chosen(arms)
+    for arm in chosen:
+        if main_process() and (arm.name not in arms if arms else arm.optional):
+            print(f"{experiment.name}: with {arm.name}, which another arm needs")
     if task and (not isinstance(task, experiment.task) or task.settings.digest != settings.digest):
         raise UserError("The task was made from other settings: make it from these, or leave it out.")
     corpus = task.corpus if task else experiment.task.load(settings)
@@ -79,7 +82,8 @@ def run(
             for arm in chosen:
                 # asked with the lock held: another process may have been here
                 if kept.result(seed_folder / arm.name) is None:
-                    _train(experiment, arm, Trial(task, arm.name, seed, seed_folder / arm.name, Path(runs), until))
+                    place = {"folder": seed_folder / arm.name, "runs": Path(runs), "until": until}
+                    _train(experiment, arm, Trial(task, arm.name, seed, **place, needs=arm.needs))
                 elif main_process():  # what is left of a process that was killed before it came to that
                     clear_run(seed_folder / arm.name)
             if main_process():
@@ -158,6 +162,10 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     # both selections: the weights that the validation chose, and the last, which are the same where nothing was better
     scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
     scores["peak_memory_mb"] = memory[0]
+    before = [one for one in experiment.chosen([arm.name]) if one is not arm]
+    for name in ("updates", "minutes") if before else ():  # what this arm rests on took them, all arms once
+        spent = (kept.result(trial.folder.parent / one.name)["metrics"][name] for one in before)
+        scores[f"{name}_before"] = sum(spent)
     facts = {"metrics": _metrics(model, fitted, scores), "history": fitted.history, "provenance": provenance()}
     if main_process():
         write_text(trial.folder / "model" / "README.md", _card(experiment, arm, trial, model, facts["metrics"]))

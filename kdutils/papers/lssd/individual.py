@@ -14,7 +14,8 @@ def individual_teachers(trial: Trial, method: Method) -> nn.ModuleDict:
     """By its tag, a translator of each language of a `Multilingual` task alone, kept under `trial.folder` once trained.
 
     Each gets as many updates as the translator of all, on the pairs of its language, and is taken where its validation
-    loss was lowest. `method` trains them. Raises Paused when the time is over before they are trained.
+    loss was lowest. They start from the initial weights of the seed, as their
+    student does. `method` trains them. Raises Paused when the time is over before they are trained.
     """
     task, s, found = trial.task, trial.settings, {}
     recipe = task.recipe(eval_every=max(1, s.updates // 20), checkpoint_every=max(1, s.updates // 4))
