@@ -50,11 +50,11 @@ html_theme_options = {
     "repository_url": REPOSITORY,
     "repository_branch": REVISION,
     "use_repository_button": True,
+    "navbar_persistent": [],  # the search has its place in the side bar
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_navbar_depth": 1,
     "show_toc_level": 1,
-    "home_page_in_toc": True,
 }
 # MathJax comes with the book, in one file with its fonts: a book on a disk can be read without a network.
 mathjax_path = "tex-svg.js"

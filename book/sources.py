@@ -33,6 +33,8 @@ SECTIONS = {
     "Licence": "index",
 }
 HERE = "<!-- README -->"  # where a page of this folder takes up its sections
+LIST = "<!-- NOTEBOOKS -->"  # where the table of contents takes up the notebooks
+BADGE = re.compile(r"!\[([^\]]*)\]\(https://colab\.[^)]*\.svg\)")  # a picture from elsewhere: its words say the same
 
 
 # --- equations ---------------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ class Equation:
 
 def equations(text: str, heading: str = "") -> Iterator[Equation]:
     """The numbered displays of a Markdown text in order, each with the heading above it."""
-    marks = re.compile(rf"^#+ (?P<heading>.*)$|{DISPLAY.pattern}", re.M | re.S)
+    marks = re.compile(rf"^#+ (?P<heading>[^\n]*)$|{DISPLAY.pattern}", re.M | re.S)
     for mark in marks.finditer(text):
         heading = mark["heading"] or heading
         latex = mark[3] or ""
@@ -89,15 +91,17 @@ def anchored(text: str, paper: str) -> str:
 def mentions_linked(text: str, paper: str, known: set[int]) -> str:
     """Turns "Equations (5) and (6)" into links to the equations of this paper that the notebook shows."""
 
+    def one(word: str, match: re.Match) -> str:
+        number = int(match[1])
+        return f"[{word}{match[0]}](#{label(paper, number)})" if number in known else f"{word}{match[0]}"
+
     def link(match: re.Match) -> str:
         if not match["word"]:
             return match[0]
-        linked = re.sub(
-            r"\(?(\d+)\)?",
-            lambda one: f"[{one[0]}](#{label(paper, int(one[1]))})" if int(one[1]) in known else one[0],
-            match["list"],
-        )
-        return f"{match['word']}{match['space']}{linked}"
+        word, number = match["word"] + match["space"], re.compile(r"\(?(\d+)\)?")
+        if alone := number.fullmatch(match["list"]):
+            return one(word, alone)
+        return word + number.sub(lambda each: one("", each), match["list"])
 
     return MENTION.sub(link, text)
 
@@ -141,6 +145,10 @@ def paper_of(notebook: Path) -> str:
     return notebook.stem[3:]
 
 
+def title_of(node: dict) -> str:
+    return re.search(r"^# (.*)$", "".join(node["cells"][0]["source"]), re.M)[1]
+
+
 def markdown_of(node: dict) -> list[dict]:
     return [cell for cell in node["cells"] if cell["cell_type"] == "markdown"]
 
@@ -154,7 +162,7 @@ def notebook_page(node: dict, paper: str) -> dict:
     """The notebook with places for its equations, and with links that lead somewhere."""
     known = {number for one in numbered_equations(node) for number in one.numbers}
     for cell in markdown_of(node):
-        text = relinked("".join(cell["source"]), "notebooks")
+        text = relinked(BADGE.sub(r"\1", "".join(cell["source"])), "notebooks")
         cell["source"] = anchored(mentions_linked(text, paper, known), paper)
     return node
 
@@ -170,8 +178,7 @@ def equations_page(nodes: dict[str, dict]) -> str:
     for name, node in nodes.items():
         found = numbered_equations(node)
         if found:
-            title = re.search(r"^# (.*)$", "".join(node["cells"][0]["source"]), re.M)[1]
-            lines += ["", f"## {name[:2]}. {title}"]
+            lines += ["", f"## {name[:2]}. {title_of(node)}"]
         for one in found:
             heading = re.sub(r"^Equations? [^:]*: |^\d+\. ", "", one.heading)
             lines += ["", f"[Equation ({one.tag})](#{label(name[3:], one.numbers[0])}): {heading}", "", f"$$\n{one.latex}\n$$"]
@@ -271,7 +278,10 @@ def pages(only: list[str]) -> dict[str, str]:
     """All sources by their path in the folder; `only`: names of notebooks and wings, none for all of them."""
     nodes = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in notebooks()}
     made = readme_pages() | api_pages()
-    made["equations.md"] = equations_page(nodes)
+    # in the side bar a notebook is its number and the first words of its title
+    entries = [f"{name[:2]} {title_of(node).partition(':')[0]} <notebooks/{name}>" for name, node in nodes.items()]
+    made["index.md"] = made["index.md"].replace(LIST, "\n".join(entries))
+    made["equations.md"] = equations_page({name: node for name, node in nodes.items() if not only or name in only})
     for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
         made[name] = relinked((ROOT / name).read_text(encoding="utf-8"), "")
     for name, node in nodes.items():
