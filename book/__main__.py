@@ -1,7 +1,7 @@
 """Builds the book into build/book/: `python -m book`, or `make book`, which installs what it needs first.
 
-    python -m book                  # all of it; what has not changed is not built again
-    python -m book 03_r_drop losses # these notebooks and wings only, into build/book-part/, while you write
+python -m book                  # all of it; what has not changed is not built again
+python -m book 03_r_drop losses # these notebooks and wings only, into build/book-part/, while you write
 """
 
 from __future__ import annotations

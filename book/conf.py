@@ -21,7 +21,7 @@ project = "kdutils"
 author = copyright = PROJECT["authors"][0]["name"]
 version = release = kdutils.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "sphinx.ext.mathjax"]
-templates_path: list[str] = []
+smartquotes = False  # "demo" and (..., V) are shown as they are typed
 
 # --- notebooks and Markdown
 nb_execution_mode = "off"  # they are shown as they were committed
@@ -42,7 +42,8 @@ toc_object_entries_show_parents = "hide"
 # --- pages
 html_theme = "sphinx_book_theme"
 html_title = "kdutils"
-html_static_path = ["_static", str(Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js")]
+MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+html_static_path = ["_static", str(MATHJAX / "tex-svg.js")]
 html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sphinx = False

@@ -2,9 +2,9 @@
 
 >>> as_rst(["KL(p || q), for a `mask` see below.", "", "    python -m kdutils list"])
 
-The docstrings are written to be read in the source: paragraphs, `names` in backticks, `>>>` examples, lists with dashes, tables
-and commands that are set by spaces. In reStructuredText a star, a bar or a trailing underscore would be markup, and
-spaces would be lost. Here each paragraph is seen for what it is; text in, text out.
+The docstrings are written to be read in the source: paragraphs, `names` in backticks, `>>>` examples, lists with
+dashes, tables and commands that are set by spaces. In reStructuredText a star, a bar or a trailing underscore would be
+markup, and spaces would be lost. Here each paragraph is seen for what it is; text in, text out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Iterator
 COLUMNS = re.compile(r"\S {2,}\S")  # a paragraph with a gap in a line is a table
 ITEM = re.compile(r"(- |\d+\. )")
 # Names in backticks become links where the module has them; addresses are left to be recognised.
-INLINE = re.compile(r"``(?P<double>.+?)``|`(?P<code>[^`]+)`|(?P<address>https?://[^\s)>,]+[^\s)>,.;:])|(?P<mark>[\\*`|_])")
+INLINE = re.compile(
+    r"``(?P<double>.+?)``|`(?P<code>[^`]+)`|(?P<address>https?://[^\s)>,]+[^\s)>,.;:])|(?P<mark>[\\*`|_])"
+)
 
 
 def paragraphs(lines: list[str]) -> Iterator[list[str]]:

@@ -2,11 +2,11 @@
 
 >>> write(Path("build/book-sources"))
 
-A notebook, a section of the README, a docstring: each is written once, where readers of the repository look for it. What
-the book needs beside that is added here, to a copy: a numbered equation becomes a place that can be linked to, a mention of
-it ("Equation (4)") the link; a link to a file leads to the page made from it, or to the forge. Text in, text out, and
-nothing of Sphinx: `python -m book` hands the folder over to it. A file whose content has not changed is left alone, so
-that Sphinx renders the changed ones only.
+A notebook, a section of the README, a docstring: each is written once, where readers of the repository look for it.
+What the book needs beside that is added here, to a copy: a numbered equation becomes a place that can be linked to, and
+a mention of it ("Equation (4)") the link; a link to a file leads to the page made from it, or to the forge. Text in,
+text out, and nothing of Sphinx: `python -m book` hands the folder over to it. A file whose content has not changed is
+left alone, so that Sphinx renders the changed ones only.
 """
 
 from __future__ import annotations
@@ -112,8 +112,9 @@ def mentions_linked(text: str, paper: str, known: set[int]) -> str:
 def relinked(text: str, home: str, sections: dict[str, str] | None = None) -> str:
     """Makes links to files of the repository resolve in the book; `home` is the folder of the text, "" or "notebooks".
 
-    A notebook keeps its link, because it is a page of the book; CONTRIBUTING.md and CHANGELOG.md as well; any other file
-    is shown by the forge. `sections` maps anchors of the README to the page that has the section.
+    A notebook keeps its link, because it is a page of the book; CONTRIBUTING.md and CHANGELOG.md as well; any other
+    file is shown by the forge. `sections` maps anchors of the README to the page that has the section. Raises UserError
+    for a file that is not there.
     """
 
     def link(match: re.Match) -> str:
@@ -159,7 +160,7 @@ def numbered_equations(node: dict) -> list[Equation]:
 
 
 def notebook_page(node: dict, paper: str) -> dict:
-    """The notebook with places for its equations, and with links that lead somewhere."""
+    """The notebook with places for its equations, and with links that lead somewhere; `node` itself is changed."""
     known = {number for one in numbered_equations(node) for number in one.numbers}
     for cell in markdown_of(node):
         text = relinked(BADGE.sub(r"\1", "".join(cell["source"])), "notebooks")
@@ -172,8 +173,8 @@ def equations_page(nodes: dict[str, dict]) -> str:
     lines = [
         "# All equations",
         "",
-        "Every numbered equation of the notebooks, with the number that it has there. A number leads to the place where the",
-        "equation is explained, written as code and checked.",
+        "Every numbered equation of the notebooks, with the number that it has there. A number leads to the place",
+        "where the equation is explained, written as code and checked.",
     ]
     for name, node in nodes.items():
         found = numbered_equations(node)
@@ -181,7 +182,12 @@ def equations_page(nodes: dict[str, dict]) -> str:
             lines += ["", f"## {name[:2]}. {title_of(node)}"]
         for one in found:
             heading = re.sub(r"^Equations? [^:]*: |^\d+\. ", "", one.heading)
-            lines += ["", f"[Equation ({one.tag})](#{label(name[3:], one.numbers[0])}): {heading}", "", f"$$\n{one.latex}\n$$"]
+            lines += [
+                "",
+                f"[Equation ({one.tag})](#{label(name[3:], one.numbers[0])}): {heading}",
+                "",
+                f"$$\n{one.latex}\n$$",
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -207,7 +213,9 @@ def readme_pages() -> dict[str, str]:
     homes = {anchor(name): page_of(name) for name in sections}
     pages = {}
     for path in sorted(BOOK.glob("*.md")):
-        parts = [head] * (path.stem == "index") + [text for name, text in sections.items() if page_of(name) == path.stem]
+        parts = [head] * (path.stem == "index") + [
+            text for name, text in sections.items() if page_of(name) == path.stem
+        ]
         page = path.read_text(encoding="utf-8").replace(HERE, relinked("\n".join(parts).strip(), "", homes))
         pages[path.name] = page
     return pages
