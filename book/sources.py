@@ -213,11 +213,9 @@ def readme_pages() -> dict[str, str]:
     homes = {anchor(name): page_of(name) for name in sections}
     pages = {}
     for path in sorted(BOOK.glob("*.md")):
-        parts = [head] * (path.stem == "index") + [
-            text for name, text in sections.items() if page_of(name) == path.stem
-        ]
-        page = path.read_text(encoding="utf-8").replace(HERE, relinked("\n".join(parts).strip(), "", homes))
-        pages[path.name] = page
+        parts = [text for name, text in sections.items() if page_of(name) == path.stem]
+        text = relinked("\n".join([head, *parts] if path.stem == "index" else parts).strip(), "", homes)
+        pages[path.name] = path.read_text(encoding="utf-8").replace(HERE, text)
     return pages
 
 
@@ -262,8 +260,8 @@ def package_page(package: str, title: str) -> str:
     return "\n".join(parts)
 
 
-def toctree(*names: str, depth: int = 1) -> str:
-    return f".. toctree::\n   :maxdepth: {depth}\n\n" + "".join(f"   {name}\n" for name in names)
+def toctree(*names: str) -> str:
+    return ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {name}\n" for name in names)
 
 
 def api_pages() -> dict[str, str]:
@@ -296,8 +294,7 @@ def pages(only: list[str]) -> dict[str, str]:
         made[f"notebooks/{name}.ipynb"] = json.dumps(notebook_page(node, name[3:]), ensure_ascii=False)
     if unknown := {*only} - {Path(name).stem for name in made}:
         raise UserError(f"The book has no {', '.join(sorted(unknown))}. Known: {', '.join(sorted(made))}.")
-    kept = {name for name in made if "/" not in name or not only or Path(name).stem in only}
-    return {name: text for name, text in made.items() if name in kept}
+    return {name: text for name, text in made.items() if not only or "/" not in name or Path(name).stem in only}
 
 
 def write(folder: Path, only: list[str] | None = None) -> None:
