@@ -21,6 +21,7 @@ project = "kdutils"
 author = copyright = PROJECT["authors"][0]["name"]
 version = release = kdutils.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "sphinx.ext.mathjax"]
+highlight_language = "none"  # commands and tables; code says itself what it is
 smartquotes = False  # "demo" and (..., V) are shown as they are typed
 
 # --- notebooks and Markdown

@@ -191,6 +191,14 @@ def test_a_link_to_nothing_is_refused_in_one_sentence():
         sources.relinked("[words](../lost.py)", "notebooks")
 
 
+def test_links_in_outputs_lead_to_pages():
+    data = {"text/markdown": ["[01](01_distilbert.ipynb)\n", "x"], "text/html": "<a href='02_tutor_kd.ipynb#a'>02</a>"}
+    page = sources.notebook_page({"cells": [{"cell_type": "code", "outputs": [{"data": data}]}]}, "r_drop")
+    found = page["cells"][0]["outputs"][0]["data"]
+    assert found["text/markdown"] == "[01](01_distilbert.html)\nx"
+    assert found["text/html"] == "<a href='02_tutor_kd.html#a'>02</a>"
+
+
 def test_anchors_are_those_of_the_forge():
     assert sources.anchor("How results are graded") == "how-results-are-graded"
     assert sources.anchor("A ninth paper, in `ten` lines") == "a-ninth-paper-in-ten-lines"
