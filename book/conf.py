@@ -27,9 +27,9 @@ smartquotes = False  # "demo" and (..., V) are shown as they are typed
 # --- notebooks and Markdown
 nb_execution_mode = "off"  # they are shown as they were committed
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # outputs have tables, formulas and links like the cells around them
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-myst_dmath_double_inline = True
 
 # --- modules: the docstrings are read from the code as it is imported, so that what is shown is what runs
 autodoc_member_order = "bysource"

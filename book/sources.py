@@ -165,10 +165,11 @@ def notebook_page(node: dict, paper: str) -> dict:
     for cell in markdown_of(node):
         text = relinked(BADGE.sub(r"\1", "".join(cell["source"])), "notebooks")
         cell["source"] = anchored(mentions_linked(text, paper, known), paper)
-    for output in (output for cell in node["cells"] for output in cell.get("outputs", [])):
-        data = output.get("data", {})
-        for kind in {"text/markdown", "text/html"} & set(data):  # Sphinx hands them through: they name pages as files
-            data[kind] = re.sub(r"((?:\]\(|href=[\"'])\d\d_\w+)\.ipynb\b", r"\1.html", "".join(data[kind]))
+    for data in (output.get("data", {}) for cell in node["cells"] for output in cell.get("outputs", [])):
+        if "text/markdown" in data:
+            data["text/markdown"] = relinked("".join(data["text/markdown"]), "notebooks")
+        if "text/html" in data:  # Sphinx hands it through: it must name a page as a file
+            data["text/html"] = re.sub(r"(href=[\"']\d\d_\w+)\.ipynb\b", r"\1.html", "".join(data["text/html"]))
     return node
 
 

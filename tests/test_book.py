@@ -192,11 +192,14 @@ def test_a_link_to_nothing_is_refused_in_one_sentence():
 
 
 def test_links_in_outputs_lead_to_pages():
-    data = {"text/markdown": ["[01](01_distilbert.ipynb)\n", "x"], "text/html": "<a href='02_tutor_kd.ipynb#a'>02</a>"}
+    data = {
+        "text/markdown": ["[01](01_distilbert.ipynb)\n", "[r](../results)"],
+        "text/html": "<a href='02_tutor_kd.ipynb#a'>",
+    }
     page = sources.notebook_page({"cells": [{"cell_type": "code", "outputs": [{"data": data}]}]}, "r_drop")
     found = page["cells"][0]["outputs"][0]["data"]
-    assert found["text/markdown"] == "[01](01_distilbert.html)\nx"
-    assert found["text/html"] == "<a href='02_tutor_kd.html#a'>02</a>"
+    assert found["text/markdown"] == f"[01](01_distilbert.ipynb)\n[r]({REPOSITORY}/tree/{REVISION}/results)"
+    assert found["text/html"] == "<a href='02_tutor_kd.html#a'>"
 
 
 def test_anchors_are_those_of_the_forge():
