@@ -12,13 +12,14 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.kdutils-installed
+BOOK := $(VENV)/.kdutils-book-installed
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.14 python3.11 python)
 # A file, or a notebook, is one process's work from its first test to its last; one thread each, so that none waits.
 PYTEST := OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n logical --maxprocesses $(WORKERS) --dist loadfile
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab notebooks lint colab clean
+.PHONY: help env demo test lab notebooks book lint colab clean
 
 help: ## list these targets
 	@echo "Targets:"
@@ -75,6 +76,15 @@ notebooks: env ## execute the committed notebooks again, in place, and mark the 
 	@echo "Executing the committed notebooks in place"
 	@"$(BIN)/python" -m kdutils refresh
 	@"$(BIN)/python" -m tests.compared
+
+book: $(BOOK) ## build the notebooks and the modules as a book with a search, build/book/index.html
+	@echo "Building the book; what has not changed is not built again"
+	@"$(BIN)/python" -m book
+
+$(BOOK): requirements-book.txt $(STAMP)
+	@echo "Installing requirements-book.txt into $(VENV)"
+	@"$(BIN)/python" -m pip install --disable-pip-version-check --quiet -r requirements-book.txt
+	@touch "$(BOOK)"
 
 colab: env ## let badges and set-up cells name your copy: make colab REPO=owner/name [REVISION=branch or tag]
 	@"$(BIN)/python" -m kdutils colab "$(REPO)" --revision "$(REVISION)"
