@@ -30,6 +30,7 @@ SECTIONS = {
     "Reproducibility": "results",
     "Layout": "inside",
     "A ninth paper": "inside",
+    "Eight papers": "index",
     "Licence": "index",
 }
 HERE = "<!-- README -->"  # where a page of this folder takes up its sections
@@ -112,9 +113,9 @@ def mentions_linked(text: str, paper: str, known: set[int]) -> str:
 def relinked(text: str, home: str, sections: dict[str, str] | None = None) -> str:
     """Makes links to files of the repository resolve in the book; `home` is the folder of the text, "" or "notebooks".
 
-    A notebook keeps its link, because it is a page of the book; CONTRIBUTING.md and CHANGELOG.md as well; any other
-    file is shown by the forge. `sections` maps anchors of the README to the page that has the section. Raises UserError
-    for a file that is not there.
+    A notebook keeps its link, because it is a page of the book; CONTRIBUTING.md and CHANGELOG.md as well; a picture of
+    the book lies beside its pages; any other file is shown by the forge. `sections` maps anchors of the README to the
+    page that has the section. Raises UserError for a file that is not there.
     """
 
     def link(match: re.Match) -> str:
@@ -129,6 +130,8 @@ def relinked(text: str, home: str, sections: dict[str, str] | None = None) -> st
             raise UserError(f"A link leads to {address}, which is not there: mend it in {home or 'the README'}.")
         if inside in ("CONTRIBUTING.md", "CHANGELOG.md") or re.fullmatch(r"notebooks/\w+\.ipynb", inside):
             return match[0]
+        if inside.startswith("book/_static/"):
+            return f"{words}({inside.removeprefix('book/')})"
         kind = "tree" if (ROOT / inside).is_dir() else "blob"
         return f"{words}({REPOSITORY}/{kind}/{REVISION}/{inside})"
 
@@ -304,11 +307,12 @@ def pages(only: list[str]) -> dict[str, str]:
 
 def write(folder: Path, only: list[str] | None = None) -> None:
     """Writes the sources into a folder, changed ones only, and deletes what is no source any more."""
-    made = {folder / name: text for name, text in pages(only or []).items()}
+    made = {folder / name: text.encode() for name, text in pages(only or []).items()}
+    made |= {folder / "_static" / picture.name: picture.read_bytes() for picture in BOOK.glob("_static/*.png")}
     for path in [*folder.rglob("*.*")]:
         if path.is_file() and path not in made:
             path.unlink()
-    for path, text in made.items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
+    for path, content in made.items():
+        if not path.exists() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)

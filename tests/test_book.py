@@ -74,6 +74,12 @@ def test_every_section_of_the_readme_is_part_of_one_page(pages):
     assert not any(mark in text for mark in (sources.HERE, sources.LIST))
 
 
+def test_the_front_page_has_the_picture_and_the_papers(pages, tmp_path):
+    assert "](_static/eight_teachers.png)" in pages["index.md"] and "## Eight papers" in pages["index.md"]
+    sources.write(tmp_path, ["losses"])
+    assert (tmp_path / "_static/eight_teachers.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_a_part_of_the_book_is_named_by_what_there_is():
     some = sources.pages(["03_r_drop", "losses"])
     assert {name for name in some if "/" in name} == {"notebooks/03_r_drop.ipynb", "api/losses.rst"}
