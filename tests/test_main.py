@@ -119,7 +119,7 @@ def test_what_is_no_command_at_all_shows_the_usage(call, arguments):
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys, kdutils.__main__ as m; m._parser(); print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, kdutils.__main__ as m; m.parser(); print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
 

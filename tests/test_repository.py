@@ -227,6 +227,7 @@ FLOORS = [
     {"study"},
     {"notebook", *(f"papers.{name}" for name in PAPERS)},
     {"runner"},
+    {"launch"},
     {"__main__"},
 ]
 KNOWS_THE_GRAMMAR = {"kdutils.data.corpora", "kdutils.tasks.truth"}
