@@ -13,14 +13,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdutils import __version__
 from kdutils.core.errors import Paused, UserError, unknown
 from kdutils.core.settings import PRESETS, parse_assignments
-
-if TYPE_CHECKING:
-    from kdutils.launch import Run  # which imports torch
 
 EXIT_ERROR, EXIT_PAUSED = 1, 75  # 75: try again later, as in sysexits.h
 EXIT_PIPE = 141  # as a shell tells it of a program whose reader, such as head, has seen enough
@@ -110,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("Say which papers to run, for example 'run r_drop', or use --all, but not both.")
     left = runner.countdown(options.max_minutes)
 
-    def work(run: Run) -> None:
+    def work(run: Any) -> None:
         named = run.paper, run.preset, options.seeds, run.changes, options.tasks, options.runs
         runner.execute(*named, left())
 
@@ -134,7 +131,7 @@ def train(options: argparse.Namespace) -> None:
             key = {"paper": one.paper, "task": one.name, "preset": own.preset, "seed": seed}
             results.free_path({**key, "overrides": own.overrides}, options.results)
 
-    def work(run: Run) -> None:
+    def work(run: Any) -> None:
         for one, own in run.experiments:
             records = running.run(one, own, run.seeds, options.runs, options.arms, left())
             if main_process():
@@ -204,7 +201,7 @@ def colab(options: argparse.Namespace) -> None:
 
 
 def _each(
-    options: argparse.Namespace, runs: Sequence[Run], left: Callable[[], float], work: Callable[[Run], None]
+    options: argparse.Namespace, runs: Sequence[Any], left: Callable[[], float], work: Callable[[Any], None]
 ) -> None:
     """Shows several runs and does the work of each, after their seeds side by side where --jobs asks for it.
 
@@ -243,7 +240,7 @@ def _each(
         raise Paused(f"The time is over before {'; '.join(paused)}: the same command goes on.")
 
 
-def _show(runs: Sequence[Run], folder: str, count: bool) -> None:
+def _show(runs: Sequence[Any], folder: str, count: bool) -> None:
     """What will run, what of it is finished and, if they are counted, the minutes of the rest."""
     total, width = Counter(), max(len(run.name) for run in runs)
     for run in runs:

@@ -34,7 +34,6 @@ from kdutils.study.plan import GPUS, planned
 from kdutils.study.running import is_finished
 
 PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-FELL = "The processes ended without a word of their own: see what they printed."
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,11 @@ class Run:
         plans = [planned(one, own, left[one.name], self.arms) for one, own in self.experiments if left[one.name]]
         return {machine: sum(plan.minutes(machine) for plan in plans) for machine in ("here", *GPUS)}
 
-    def command(self, verb: str, seeds: Sequence[int], folder: str | Path) -> list[str]:
-        """The arguments of `python -m kdutils` that `run` or `train` these seeds."""
+    def command(self, verb: str, seeds: Sequence[int], folder: str | Path, task: str = "") -> list[str]:
+        """The arguments of `python -m kdutils` that `run` or `train` these seeds, of all experiments or of one task."""
         options = {"preset": [self.preset], "seeds": map(str, seeds), "runs": [str(folder)]}
-        options |= {"tasks": [one.name for one, _ in self.experiments], "arms": self.arms if verb == "train" else ()}
+        tasks = [task] if task else [one.name for one, _ in self.experiments]
+        options |= {"tasks": tasks, "arms": self.arms if verb == "train" else ()}
         options["set"] = [f"{name}={value}" for name, value in self.changes.items()]
         named = ([f"--{name}", *values] for name, values in options.items() if values)
         return [verb, self.paper, *itertools.chain.from_iterable(named)]
@@ -171,4 +171,4 @@ def together(
             told = told or (line.strip() if line.startswith(("kdutils: ", "Paused ")) else "")
             print("" if told else line, end="", flush=True)  # what the launcher adds to that is long
     if child.returncode:
-        raise (Paused if told.startswith("Paused ") else UserError)(told.removeprefix("kdutils: ") or FELL)
+        raise (Paused if told.startswith("Paused ") else UserError)(told.removeprefix("kdutils: ") or "They ended.")
