@@ -10,7 +10,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from kdutils.core.errors import Paused, UserError, unknown
 from kdutils.core.settings import PRESETS, parse_assignments
 
 EXIT_ERROR, EXIT_PAUSED = 1, 75  # 75: try again later, as in sysexits.h
-EXIT_PIPE = 141  # as a shell tells it of a program whose reader, such as head, has seen enough
 
 EPILOG = """\
 examples
@@ -32,8 +30,12 @@ examples
       what that would take: updates, memory, minutes on several machines
   python -m kdutils run r_drop --preset study --seeds 1 2 3 --set alpha=1
       the notebook by papermill, one process a seed, then one that puts them together
+  python -m kdutils run r_drop cbbgca --preset small --seeds 1 2 3 --sweep alpha=1,2 --jobs 4 --dry-run
+      what would run, what of it is finished, the minutes of the rest; without --dry-run: four at a time
   python -m kdutils run --all
       every notebook at the demo preset
+  python -m kdutils fetch r_drop --preset study
+      the data and models that it needs: fetched and checked beforehand
   python -m kdutils train r_drop --tasks translation --set data=/data/multi30k test_split=test_2016_flickr
       the same experiment without a notebook, on your own corpus
   accelerate launch -m kdutils train r_drop --preset study
@@ -54,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(pause, file=sys.stderr)
         return EXIT_PAUSED
     except UserError as error:
-        print(f"kdutils: {_in_one_line(error)}", file=sys.stderr)
+        print(f"kdutils: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
-        return EXIT_PIPE
+        return 141  # as a shell tells it of a program whose reader, such as head, has seen enough
     return 0
 
 
@@ -105,13 +107,14 @@ def run(options: argparse.Namespace) -> None:
 
     if bool(options.paper) == options.all:
         raise UserError("Say which papers to run, for example 'run r_drop', or use --all, but not both.")
+    runs = launch.chosen(options, runner.names() if options.all else options.paper)
     left = runner.countdown(options.max_minutes)
 
     def work(run: Any) -> None:
         named = run.paper, run.preset, options.seeds, run.changes, options.tasks, options.runs
         runner.execute(*named, left())
 
-    _each(options, launch.chosen(options, runner.names() if options.all else options.paper), left, work)
+    _each(options, runs, left, work)
     if options.all and not options.dry_run:
         owned = {runner.notebook_of(name) for name in runner.names()}
         for notebook in runner.all_notebooks():
@@ -125,7 +128,8 @@ def train(options: argparse.Namespace) -> None:
     from kdutils.core.processes import main_process
     from kdutils.study import results, running
 
-    left, runs = runner.countdown(options.max_minutes), launch.chosen(options, options.paper)
+    runs = launch.chosen(options, options.paper)
+    left = runner.countdown(options.max_minutes)
     for run in runs if options.record else ():  # all that can be refused, before the first of them trains for days
         for (one, own), seed in itertools.product(run.experiments, run.seeds):
             key = {"paper": one.paper, "task": one.name, "preset": own.preset, "seed": seed}
@@ -217,9 +221,10 @@ def _each(
     units = {
         f"{run.name}, seed {seed}": run.command(options.command.__name__, [seed], options.runs)
         for run in runs
+        if options.jobs > 1
         for *_, seed in run.left(options.runs)
     }
-    codes = launch.side_by_side(units, options.jobs, left) if min(options.jobs, len(units)) > 1 else {}
+    codes = launch.side_by_side(units, options.jobs, left) if len(units) > 1 else {}
     failed = [name for name, code in codes.items() if code not in (0, EXIT_PAUSED)]
     paused = [name for name, code in codes.items() if code == EXIT_PAUSED]
     for run in runs:
@@ -229,7 +234,7 @@ def _each(
         except UserError as error:
             if len(runs) == 1 or isinstance(error, Paused):
                 raise
-            print(f"[{run.name}] kdutils: {_in_one_line(error)}", file=sys.stderr, flush=True)
+            print(f"[{run.name}] kdutils: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             failed.append(run.name)
     if failed:
         raise UserError(
@@ -242,20 +247,12 @@ def _each(
 
 def _show(runs: Sequence[Any], folder: str, count: bool) -> None:
     """What will run, what of it is finished and, if they are counted, the minutes of the rest."""
-    total, width = Counter(), max(len(run.name) for run in runs)
     for run in runs:
         every, seeds = len(run.experiments) * len(run.seeds), " ".join(map(str, run.seeds))
         done = f"{every - len(run.left(folder))} of {every} finished"
-        print(f"{run.name:{width}}  seeds {seeds}, {done}", end="", flush=True)
-        minutes = run.minutes(folder) if count else {}
-        print(*(f", {name} {one:.1f}" for name, one in minutes.items()), sep="", flush=True)
-        total.update(minutes)
-    if count:
-        print("minutes in all:", ", ".join(f"{name} {one:.1f}" for name, one in total.items()))
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        print(f"{run.name:{max(len(one.name) for one in runs)}}  seeds {seeds}, {done}", end="", flush=True)
+        minutes = (f", {machine} {one:.1f}" for machine, one in run.minutes(folder).items()) if count else ()
+        print("; minutes left:"[: 15 * count] + "".join(minutes).removeprefix(","), flush=True)
 
 
 def _print_metrics(records: list[dict[str, Any]], headline: str) -> None:

@@ -12,16 +12,14 @@ import argparse
 import itertools
 import json
 import os
-import queue
 import subprocess
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,7 +31,7 @@ from kdutils.study.experiment import Experiment, checked_seeds, resolve
 from kdutils.study.plan import GPUS, planned
 from kdutils.study.running import is_finished
 
-PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,7 @@ def chosen(options: argparse.Namespace, papers: Iterable[str]) -> list[Run]:
             for arm in experiment.chosen(named.get("arms")):
                 arm.method(chosen)
         name = " ".join([paper, preset, *(f"{axis}={value}" for axis, value in point.items())])
-        seeds, arms = checked_seeds(named["seeds"]), named.get("arms", ())
-        run = Run(name, paper, preset, changed, experiments, seeds, arms)
+        run = Run(name, paper, preset, changed, experiments, checked_seeds(named["seeds"]), named.get("arms", ()))
         twin = found.setdefault((paper, preset, *(one.digest for one in settings.values())), run)
         if twin is not run:
             raise UserError(f"'{name}' and '{twin.name}' are the same: ask for it once.")
@@ -117,13 +114,12 @@ def side_by_side(
     Every line that a process says stands behind its name. Each gets its share of the processors, and one GPU where
     there are several. left: the minutes that remain, the limit of one that starts. Ctrl-C stops all of them.
     """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "KDUTILS_HEADLESS": "1", **os.environ}
-    slots, started, stopped = queue.SimpleQueue(), [], threading.Event()
+    slots, started, stopped = deque(range(jobs)), [], threading.Event()
 
     def one(name: str) -> int:
-        slot, limit = slots.get(), left()
+        slot, limit = slots.popleft(), left()
         own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {}
         command = [sys.executable, "-m", "kdutils", *commands[name], *(["--max-minutes", str(limit)] if limit else [])]
         if stopped.is_set():
@@ -132,12 +128,10 @@ def side_by_side(
         started.append(child)
         for line in child.stdout:
             print(f"[{name}] {line}", end="", flush=True)
-        slots.put(slot)
+        slots.append(slot)
         return child.wait()
 
     with ThreadPoolExecutor(jobs) as pool:
-        for slot in range(jobs):
-            slots.put(slot)
         try:
             return dict(zip(commands, pool.map(one, commands), strict=True))
         except KeyboardInterrupt:

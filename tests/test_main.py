@@ -377,11 +377,10 @@ def test_a_dry_run_tells_the_minutes_of_what_is_left_and_writes_nothing(call, mo
     monkeypatch.setattr("kdutils.study.running.run", lambda *arguments: pytest.fail("it ran"))
     code, out, err = call(*tiny_train(seeds=("1", "2")), "--sweep", "alpha=1,2", "--arms", "baseline", "--dry-run")
     assert (code, err) == (0, "") and list(tmp_path.iterdir()) == []
-    first, second, total = out.splitlines()
+    first, second = out.splitlines()
     times = "".join(rf", {name} \d+\.\d" for name in ("here", "T4", "L4", "A100", "H100"))
     for line, alpha in ((first, 1), (second, 2)):
-        assert re.fullmatch(rf"r_drop demo alpha={alpha}  seeds 1 2, 0 of 2 finished{times}", line)
-    assert re.fullmatch(f"minutes in all:{times[1:]}", total)
+        assert re.fullmatch(rf"r_drop demo alpha={alpha}  seeds 1 2, 0 of 2 finished; minutes left:{times[1:]}", line)
 
 
 def test_what_a_notebook_does_by_itself_is_what_run_shows(call, monkeypatch):
@@ -390,7 +389,10 @@ def test_what_a_notebook_does_by_itself_is_what_run_shows(call, monkeypatch):
     assert [one["tasks"] for one in own] == [["translation"], ["classification"]]
     assert (code, err) == (0, "")
     for line, one in zip(out.splitlines(), own, strict=False):
-        assert f"  seeds {' '.join(map(str, one['seeds']))}, 0 of {len(one['seeds'])} finished, here " in line
+        assert (
+            f"  seeds {' '.join(map(str, one['seeds']))}, 0 of {len(one['seeds'])} finished; minutes left: here "
+            in line
+        )
 
 
 def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
@@ -517,7 +519,7 @@ def test_a_set_of_the_hub_is_fetched_told_and_opened_without_a_network(call, mon
     changes = ["data=hub:someone/mood", "train_rows=30", "validation_rows=0", "test_rows=0", "vocab_size=100"]
     command = ["fetch", "r_drop", "--tasks", "classification", "--set", *changes]
     code, out, err = call(*command)
-    assert (code, err) == (0, "")
+    assert code == 0 and "kdutils: " not in err  # where the library draws its bars
     assert out.splitlines() == [
         "r_drop, classification, preset demo ",
         "  data set hub:someone/mood: up to 2.5 MB, licence: cc0-1.0",

@@ -55,8 +55,8 @@ def fetch(kind: str, address: str) -> str:
     own = [one for one in files if one.rfilename.startswith(f"{config}/")] or files
     if model:
         own = [one for one in files if Path(one.rfilename).suffix in MODEL_FILES and "/" not in one.rfilename]
-    licence = getattr(card, "license", None) or "not named on its card"
-    return f"up to {sum(one.size or 0 for one in own) / 1e6:,.1f} MB, licence: {licence}"
+    size = sum(one.size or 0 for one in own) / 1e6
+    return f"up to {size:,.1f} MB, licence: {getattr(card, 'license', None) or 'not named on its card'}"
 
 
 def checked(experiment: Experiment, settings: Settings) -> str:
