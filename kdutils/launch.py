@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -116,14 +115,12 @@ def side_by_side(
     """
     gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), "KDUTILS_HEADLESS": "1", **os.environ}
-    slots, started, stopped = deque(range(jobs)), [], threading.Event()
+    slots, started = deque(range(jobs)), []
 
     def one(name: str) -> int:
         slot, limit = slots.popleft(), left()
         own = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {}
         command = [sys.executable, "-m", "kdutils", *commands[name], *(["--max-minutes", str(limit)] if limit else [])]
-        if stopped.is_set():
-            return 1
         child = subprocess.Popen(command, env=share | own, encoding="utf-8", errors="replace", **PIPES)
         started.append(child)
         for line in child.stdout:
@@ -134,8 +131,7 @@ def side_by_side(
     with ThreadPoolExecutor(jobs) as pool:
         try:
             return dict(zip(commands, pool.map(one, commands), strict=True))
-        except KeyboardInterrupt:
-            stopped.set()
+        except KeyboardInterrupt:  # those that wait are cancelled by `map`
             for child in started:
                 child.terminate()
             raise

@@ -99,14 +99,27 @@ def test_an_interruption_stops_all_of_them():
 def test_two_processes_train_and_the_notebook_loads_what_they_kept(capfd):
     experiment = r_drop.EXPERIMENTS[0]
     settings = resolve([experiment], "demo", {**TINY, "alpha": 2})[experiment.name]
-    with pytest.raises(Paused, match="Paused baseline, seed 1 after update 1 of 2"):
-        launch.together(2, experiment, settings, [1], "runs", ["baseline"], max_minutes=1e-5)
     launch.together(2, experiment, settings, [1], "runs", ["baseline"])
     assert record_file(experiment, settings, 1, "runs").exists()
     (record,) = run(experiment, settings, [1], "runs", ["baseline"])
     assert list(record["arms"]) == ["baseline"] and record["overrides"] == {**settings.overrides}
     assert record == finished(experiment, settings, "runs")[0]
     assert "baseline trained in" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [("Paused baseline, seed 1 after update 1 of 2.", Paused), ("kdutils: The launch asked for 2.", UserError)],
+)
+def test_what_stops_several_processes_is_one_sentence(monkeypatch, capfd, line, error):
+    code = f"print('so far'); print({line!r}); print('Traceback of a launcher'); raise SystemExit(1)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, **more: popen([sys.executable, "-c", code], **more))
+    experiment = r_drop.EXPERIMENTS[0]
+    with pytest.raises(UserError) as caught:
+        launch.together(2, experiment, resolve([experiment], "demo")[experiment.name])
+    assert type(caught.value) is error and str(caught.value) == line.removeprefix("kdutils: ")
+    assert capfd.readouterr().out == "so far\n"
 
 
 def test_settings_that_no_command_line_can_name_are_refused():
