@@ -1,4 +1,4 @@
-"""python -m kdutils list | plan | run | train | report | doctor | refresh | new | colab
+"""python -m kdutils list | plan | fetch | run | train | report | doctor | refresh | new | colab
 
 Every command explains itself with --help. Errors are one sentence and a non-zero exit status.
 """
@@ -6,11 +6,11 @@ Every command explains itself with --help. Errors are one sentence and a non-zer
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,12 @@ examples
       what that would take: updates, memory, minutes on several machines
   python -m kdutils run r_drop --preset study --seeds 1 2 3 --set alpha=1
       the notebook by papermill, one process a seed, then one that puts them together
+  python -m kdutils run r_drop cbbgca --preset small --seeds 1 2 3 --sweep alpha=1,2 --jobs 4 --dry-run
+      what would run, what of it is finished, the minutes of the rest; without --dry-run: four at a time
   python -m kdutils run --all
       every notebook at the demo preset
+  python -m kdutils fetch r_drop --preset study
+      the data and models that it needs: fetched and checked beforehand
   python -m kdutils train r_drop --tasks translation --set data=/data/multi30k test_split=test_2016_flickr
       the same experiment without a notebook, on your own corpus
   accelerate launch -m kdutils train r_drop --preset study
@@ -43,9 +47,11 @@ examples
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else [*arguments]
+    options = parser().parse_args(given, argparse.Namespace(given=given))
     try:
         options.command(options)
+        sys.stdout.flush()
     except Paused as pause:
         print(pause, file=sys.stderr)
         return EXIT_PAUSED
@@ -55,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        return 141  # as a shell tells it of a program whose reader, such as head, has seen enough
     return 0
 
 
@@ -94,19 +103,19 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from kdutils import runner
-    from kdutils.study import experiment
+    from kdutils import launch, runner
 
     if bool(options.paper) == options.all:
         raise UserError("Say which papers to run, for example 'run r_drop', or use --all, but not both.")
-    chosen, changes = runner.names() if options.all else options.paper, parse_assignments(options.set)
-    for name in chosen:  # a mistake in the last one is found before the first one runs
-        experiment.resolve(runner.load(name).EXPERIMENTS, options.preset, changes, options.tasks)
+    runs = launch.chosen(options, runner.names() if options.all else options.paper)
     left = runner.countdown(options.max_minutes)
-    for name in chosen:
-        _in_parallel(options, name)
-        runner.execute(name, options.preset, options.seeds, changes, options.tasks, options.runs, left())
-    if options.all:
+
+    def work(run: Any) -> None:
+        named = run.paper, run.preset, options.seeds, run.changes, options.tasks, options.runs
+        runner.execute(*named, left())
+
+    _each(options, runs, left, work)
+    if options.all and not options.dry_run:
         owned = {runner.notebook_of(name) for name in runner.names()}
         for notebook in runner.all_notebooks():
             if notebook not in owned:  # 00, last: it draws the board of what the others have left
@@ -115,30 +124,49 @@ def run(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    from kdutils import runner
+    from kdutils import launch, runner
     from kdutils.core.processes import main_process
-    from kdutils.study import results
-    from kdutils.study.experiment import checked_seeds, resolve
-    from kdutils.study.running import run as run_experiment
+    from kdutils.study import results, running
 
-    paper = runner.load(options.paper)
-    wanted = resolve(paper.EXPERIMENTS, options.preset, parse_assignments(options.set), options.tasks)
-    chosen = [experiment for experiment in paper.EXPERIMENTS if experiment.name in wanted]
-    seeds, left = checked_seeds(options.seeds or [1, 2, 3]), runner.countdown(options.max_minutes)
-    for experiment in chosen:  # everything that can be refused, before the first of them trains for days
-        settings = wanted[experiment.name]
-        for arm in experiment.chosen(options.arms):
-            arm.method(settings)
-        for seed in seeds if options.record else []:
-            key = {"paper": experiment.paper, "task": experiment.name, "preset": settings.preset, "seed": seed}
-            results.free_path({**key, "overrides": settings.overrides}, options.results)
-    _in_parallel(options, options.paper)
-    for experiment in chosen:
-        records = run_experiment(experiment, wanted[experiment.name], seeds, options.runs, options.arms, left())
-        if main_process():
-            _print_metrics(records, experiment.task.headline)
-            for record in records if options.record else []:
-                print(f"recorded in {results.keep(record, options.results)}")
+    runs = launch.chosen(options, options.paper)
+    left = runner.countdown(options.max_minutes)
+    for run in runs if options.record else ():  # all that can be refused, before the first of them trains for days
+        for (one, own), seed in itertools.product(run.experiments, run.seeds):
+            key = {"paper": one.paper, "task": one.name, "preset": own.preset, "seed": seed}
+            results.free_path({**key, "overrides": own.overrides}, options.results)
+
+    def work(run: Any) -> None:
+        for one, own in run.experiments:
+            records = running.run(one, own, run.seeds, options.runs, options.arms, left())
+            if main_process():
+                _print_metrics(records, one.task.headline)
+                for record in records if options.record else []:
+                    print(f"recorded in {results.keep(record, options.results)}")
+
+    _each(options, runs, left, work)
+
+
+def fetch(options: argparse.Namespace) -> None:
+    from kdutils import runner
+    from kdutils.study import fetch as hub
+    from kdutils.study.experiment import resolve
+
+    changes, fetched = parse_assignments(options.set), False
+    for paper in options.paper:
+        experiments = {one.name: one for one in runner.load(paper).EXPERIMENTS}
+        for task, settings in resolve(experiments.values(), options.preset, changes, options.tasks).items():
+            needed = hub.needed(settings)
+            print(f"{paper}, {task}, preset {settings.preset}", "" if needed else "needs nothing that is not here")
+            for kind, address in needed:
+                print(f"  {kind} {address}", end="", flush=True)
+                print("" if kind == "folder" else f": {hub.fetch(kind, address)}", flush=True)
+            print(f"  {hub.checked(experiments[task], settings)}" if needed else "", flush=True)
+            fetched = fetched or any(kind != "folder" for kind, _ in needed)
+    if fetched and "HF_HUB_OFFLINE" not in os.environ:
+        command, offline = [sys.executable, "-m", "kdutils", *options.given], {**os.environ, "HF_HUB_OFFLINE": "1"}
+        if subprocess.run(command, env=offline, stdout=subprocess.DEVNULL).returncode:
+            raise UserError("What was fetched cannot be used without a network, for the reason that stands above.")
+        print("All of it can be used without a network")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -186,17 +214,55 @@ def colab(options: argparse.Namespace) -> None:
     print("\n".join(f"written: {file.relative_to(HOME)}" for file in changed) or "Nothing had to be changed.")
 
 
-def _in_parallel(options: argparse.Namespace, paper: str) -> None:
-    """With --jobs N, one process a seed, N at a time; what they finished is loaded afterwards."""
-    if options.jobs < 2 or len(options.seeds or ()) < 2:
+def _each(
+    options: argparse.Namespace, runs: Sequence[Any], left: Callable[[], float], work: Callable[[Any], None]
+) -> None:
+    """Shows several runs and does the work of each, after their seeds side by side where --jobs asks for it.
+
+    One that fails does not keep the others; what failed is raised at the end.
+    """
+    from kdutils import launch
+    from kdutils.core.processes import main_process
+
+    if (options.dry_run or len(runs) > 1) and main_process():
+        _show(runs, options.runs, options.dry_run)
+    if options.dry_run:
         return
-    verb = options.command.__name__
-    same = ["--preset", options.preset, "--runs", options.runs, "--max-minutes", str(options.max_minutes)]
-    for name in ("tasks", "set", "arms"):
-        same += [f"--{name}", *getattr(options, name)] if getattr(options, name, None) else []
-    waiting = [[sys.executable, "-m", "kdutils", verb, paper, "--seeds", str(seed), *same] for seed in options.seeds]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(subprocess.call, waiting))
+    units = {
+        f"{run.name}, seed {seed}": run.command(options.command.__name__, [seed], options.runs)
+        for run in runs
+        if options.jobs > 1
+        for *_, seed in run.left(options.runs)
+    }
+    codes = launch.side_by_side(units, options.jobs, left) if len(units) > 1 else {}
+    failed = [name for name, code in codes.items() if code not in (0, EXIT_PAUSED)]
+    paused = [name for name, code in codes.items() if code == EXIT_PAUSED]
+    for run in runs:
+        try:
+            if not any(codes.get(f"{run.name}, seed {seed}") for seed in run.seeds):
+                work(run)
+        except UserError as error:
+            if len(runs) == 1 or isinstance(error, Paused):
+                raise
+            print(f"[{run.name}] kdutils: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            failed.append(run.name)
+    if failed:
+        raise UserError(
+            f"{len(failed)} failed ({'; '.join(failed)}): what was wrong stands above behind that name, and the same "
+            "command goes on with what is left."
+        )
+    if paused:
+        raise Paused(f"The time is over before {'; '.join(paused)}: the same command goes on.")
+
+
+def _show(runs: Sequence[Any], folder: str, count: bool) -> None:
+    """What will run, what of it is finished and, if they are counted, the minutes of the rest."""
+    for run in runs:
+        every, seeds = len(run.experiments) * len(run.seeds), " ".join(map(str, run.seeds))
+        done = f"{every - len(run.left(folder))} of {every} finished"
+        print(f"{run.name:{max(len(one.name) for one in runs)}}  seeds {seeds}, {done}", end="", flush=True)
+        minutes = (f", {machine} {one:.1f}" for machine, one in run.minutes(folder).items()) if count else ()
+        print("; minutes left:"[: 15 * count] + "".join(minutes).removeprefix(","), flush=True)
 
 
 def _print_metrics(records: list[dict[str, Any]], headline: str) -> None:
@@ -212,7 +278,8 @@ def _print_metrics(records: list[dict[str, Any]], headline: str) -> None:
 # --- arguments ---------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line, with its commands and their options."""
     parser = argparse.ArgumentParser(
         prog="python -m kdutils",
         description="Knowledge distillation in NLP: run the notebooks, train without them, report the results.",
@@ -230,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "plan", plan, "count what an experiment takes, and train nothing")
     one.add_argument("paper", help="the name of a paper, as 'list' shows it")
     _setting_options(one)
+    one.add_argument("--preset", default="demo", help=f"{', '.join(PRESETS)} (default: demo)")
     one.add_argument("--arms", nargs="+", metavar="ARM", help="only these; by default all but ablations")
 
     one = _command(commands, "run", run, "execute notebooks with papermill")
@@ -237,12 +305,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--all", action="store_true", help="every notebook of the suite")
     _experiment_options(one)
 
-    one = _command(commands, "train", train, "run a paper's experiment without a notebook")
-    one.add_argument("paper", help="the name of a paper, as 'list' shows it")
+    one = _command(commands, "train", train, "run the experiments of papers without a notebook")
+    one.add_argument("paper", nargs="+", help="names of papers, as 'list' shows them")
     _experiment_options(one)
     one.add_argument("--arms", nargs="+", metavar="ARM", help="train only these; by default all but ablations")
     one.add_argument("--record", action="store_true", help="keep the results under --results, to be committed")
     one.add_argument("--results", default="results", metavar="FOLDER", help="recorded results (default: results)")
+
+    one = _command(commands, "fetch", fetch, "fetch and check beforehand what experiments need from elsewhere")
+    one.add_argument("paper", nargs="+", help="names of papers, as 'list' shows them")
+    one.add_argument("--preset", default="demo", help=f"{', '.join(PRESETS)} (default: demo)")
+    _setting_options(one)
 
     one = _command(commands, "report", report, "draw the results board from runs/ and results/")
     _runs_option(one)
@@ -271,7 +344,6 @@ def _command(commands: Any, name: str, function: Any, text: str) -> argparse.Arg
 
 
 def _setting_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", default="demo", help=f"{', '.join(PRESETS)} (default: demo)")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these experiments of the paper")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="one run of every arm for each")
     parser.add_argument(
@@ -281,14 +353,24 @@ def _setting_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _experiment_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", action="append", help=f"{', '.join(PRESETS)} (default: demo); may be repeated")
     _setting_options(parser)
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="NAME=VALUE,...",
+        help="one run for each value, such as alpha=0.5,1,2; where it is repeated, for each combination",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="show what would run, what is finished and the minutes of the rest; counting takes up to a minute a line",
+    )  # fmt: skip
     parser.add_argument(
         "--max-minutes", type=float, default=0.0, metavar="M",
         help="stop cleanly after so long (exit status 75); the same command then goes on",
     )  # fmt: skip
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="train N seeds at a time, each in a process of its own"
-    )
+        "--jobs", type=int, default=1, metavar="N",
+        help="train N seeds at a time, each in a process of its own and, where there are several, on a GPU of its own",
+    )  # fmt: skip
     _runs_option(parser)
 
 

@@ -9,6 +9,7 @@ the notebook or its parameters changed, and training that is finished is loaded 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import logging
@@ -135,13 +136,23 @@ def run_notebook(notebook: Path, parameters: Mapping[str, Any], output: Path) ->
     return output
 
 
-def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Raises UserError for a parameter that the notebook does not have; papermill itself would only warn."""
+def own_parameters(name: str) -> dict[str, list]:
+    """The tasks, arms and seeds that a paper's notebook takes where none are named."""
+    known = _parameters(notebook) if (notebook := notebook_of(name)) else {}
+    return {key: ast.literal_eval(known[key]["default"]) for key in ("tasks", "arms", "seeds") if key in known}
+
+
+def _parameters(notebook: Path) -> dict[str, Any]:
     papermill = _installed_papermill()
     try:
-        known = papermill.inspect_notebook(str(notebook))
+        return papermill.inspect_notebook(str(notebook))
     except Exception as error:  # damaged in whatever way
         raise UserError(f"{notebook} is not a notebook that can be run ({_first_line(error)}).") from error
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Raises UserError for a parameter that the notebook does not have; papermill itself would only warn."""
+    known = _parameters(notebook)
     for name in parameters:
         if name not in known:
             raise unknown("parameter", name, known)

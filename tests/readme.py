@@ -47,7 +47,8 @@ def drawn() -> plots.Picture:
         if "eight-teachers" in cell["metadata"].get("tags", []):
             exec("".join(cell["source"]), known)
     plots.use_style()
-    return plots.picture(known["eight_teachers"](columns=5, width=10, height=3.9, numbers=False), "What eight teachers add to a hard label")
+    figure = known["eight_teachers"](columns=5, width=10, height=3.9, numbers=False)
+    return plots.picture(figure, "What eight teachers add to a hard label")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,12 +23,12 @@ from kdutils.core.files import read_json
 from kdutils.core.settings import PRESETS
 from kdutils.papers import r_drop
 from kdutils.study import results
-from tests.corpus_files import pairs, write
+from tests.corpus_files import labelled, pairs, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["train_rows=60", "validation_rows=20", "test_rows=20", "updates=4", "warmup=2", "eval_every=2", "log_every=2",
         "checkpoint_every=3", "width=16", "layers=1", "heads=2", "feedforward=16"]  # fmt: skip
-COMMANDS = ("list", "plan", "run", "train", "report", "doctor", "refresh")
+COMMANDS = ("list", "plan", "fetch", "run", "train", "report", "doctor", "refresh")
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_the_version_is_told(call):
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["trian"], ["train"], ["doctor", "extra"], ["report", "extra"], ["train", "r_drop", "x"],
+        [], ["trian"], ["train"], ["doctor", "extra"], ["report", "extra"], ["plan", "r_drop", "x"],
         ["train", "r_drop", "--seeds", "one"], ["train", "r_drop", "--seeds"], ["run", "r_drop", "--max-minutes", "x"],
         ["run", "r_drop", "--bogus"], ["train", "r_drop", "--tasks"],
     ],
@@ -119,7 +121,7 @@ def test_what_is_no_command_at_all_shows_the_usage(call, arguments):
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys, kdutils.__main__ as m; m._parser(); print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, kdutils.__main__ as m; m.parser(); print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
 
@@ -147,6 +149,17 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         ("r_drop --seeds -1", "seeds must be different whole numbers"),
         ("r_drop --max-minutes -1", "max_minutes must be 0, which means no limit, or more, not -1.0."),
         ("r_drop --max-minutes nan", "max_minutes must be 0"),
+        ("r_drop --preset demo --preset dmeo", "no preset 'dmeo'"),
+        ("r_drop x", "no paper 'x'"),
+        ("r_drop --jobs 0", "--jobs is 0: it must be at least 1."),
+        ("r_drop --sweep alpha", "--sweep takes a name once, with values, as in --sweep alpha=0.5,1,2, not 'alpha'."),
+        ("r_drop --sweep =1,2", "not '=1,2'"),
+        ("r_drop --sweep alpha=1,,2", "not 'alpha=1,,2'"),
+        ("r_drop --sweep alpha=1 --sweep alpha=2", "takes a name once"),
+        ("r_drop --set alpha=1 --sweep alpha=1,2", "alpha is both set and swept"),
+        ("r_drop --sweep alpha=1,1.0", "'r_drop demo alpha=1.0' and 'r_drop demo alpha=1' are the same"),
+        ("r_drop --sweep alpha=1,big", "'alpha' takes a number"),
+        ("r_drop cbbgca --tasks translation --sweep alpha=1,-1", "alpha"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_runs(refused, command, arguments, words, tmp_path):
@@ -235,6 +248,14 @@ def test_pauses_and_interruptions_have_their_own_status(call, monkeypatch):
 # --- the commands ------------------------------------------------------------------------------------------------
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "kdutils", "list"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        child.stdout.close()
+        assert child.stderr.read() == ""
+    assert child.returncode == 141
+
+
 def test_list_shows_papers_notebooks_experiments_and_claims(call):
     code, out, err = call("list")
     assert (code, err) == (0, "")
@@ -279,20 +300,99 @@ def test_run_passes_everything_on(call, monkeypatch):
     assert seen == [("r_drop", "study", [1, 2], changes, ["translation"], "there", 5.0)]
 
 
+@pytest.fixture
+def children(monkeypatch):
+    """Stands for the processes that --jobs starts: ends with the status that `codes` has for a seed, and counts."""
+    started, codes = [], {}
+
+    def side_by_side(commands, jobs, left):
+        started.append((jobs, commands, left()))
+        return {name: codes.get(name, 0) for name in commands}
+
+    monkeypatch.setattr("kdutils.launch.side_by_side", side_by_side)
+    return started, codes
+
+
 @pytest.mark.parametrize("verb", ["run", "train"])
-def test_seeds_of_several_jobs_have_a_process_each_and_are_put_together(call, monkeypatch, verb):
-    started, together = [], []
-    monkeypatch.setattr("subprocess.call", lambda command: started.append(command) or 0)
+def test_seeds_of_several_jobs_have_a_process_each_and_are_put_together(call, monkeypatch, children, verb):
+    together, (started, _) = [], children
     monkeypatch.setattr(runner, "execute", lambda *arguments: together.append(arguments[2]))
     monkeypatch.setattr("kdutils.study.running.run", lambda *arguments: together.append(arguments[2]) or [])
-    options = "--tasks translation --set alpha=1 k=2 --runs there --jobs 2"
-    assert call(verb, "r_drop", "--seeds", "1", "2", *options.split()) == (0, "", "")
-    assert together == [[1, 2]] and len(started) == 2
-    for command, seed in zip(sorted(started), "12", strict=True):
-        assert command[1:7] == ["-m", "kdutils", verb, "r_drop", "--seeds", seed]
-        assert {"alpha=1", "k=2", "there", "translation"} <= {*command[7:]} and "--jobs" not in command
+    options = "--tasks translation --set k=2 --sweep alpha=1,3 --preset study --preset demo --runs there"
+    command = (verb, "r_drop", "--seeds", "1", "2", *options.split())
+    code, out, err = call(*command, "--jobs", "2", "--max-minutes", "7")
+    assert (code, err) == (0, "") and together == [[1, 2]] * 4
+    ((jobs, commands, left),) = started
+    names = [f"r_drop {preset} alpha={alpha}" for preset in ("study", "demo") for alpha in (1, 3)]
+    assert [line.split("  ")[0] for line in out.splitlines()] == names
+    assert all(line.endswith("  seeds 1 2, 0 of 2 finished") for line in out.splitlines())
+    assert list(commands) == [f"{name}, seed {seed}" for name in names for seed in (1, 2)]
+    assert jobs == 2 and 6 < left <= 7
+    one = commands["r_drop study alpha=3, seed 2"]
+    assert one[:8] == [verb, "r_drop", "--preset", "study", "--seeds", "2", "--runs", "there"]
+    assert one[8:10] == ["--tasks", "translation"] and one[-3:] == ["--set", "k=2", "alpha=3"] and "--jobs" not in one
     started.clear()
-    assert call(verb, "r_drop", "--seeds", "1", "2")[0] == 0 and started == []
+    assert call(*command)[0] == 0 and started == []
+
+
+def test_one_that_fails_does_not_keep_the_others_and_is_named_at_the_end(call, monkeypatch, children):
+    done, (_, codes) = [], children
+    monkeypatch.setattr("kdutils.study.running.run", lambda *arguments: done.append(arguments[1].alpha) or [])
+    command = [
+        "train",
+        "r_drop",
+        "--tasks",
+        "translation",
+        "--seeds",
+        "1",
+        "2",
+        "--sweep",
+        "alpha=1,2,3",
+        "--jobs",
+        "2",
+    ]
+    codes["r_drop demo alpha=1, seed 2"] = 1
+    code, _, err = call(*command)
+    assert code == 1 and done == [2.0, 3.0] and err.count("\n") == 1
+    assert err.startswith("kdutils: 1 failed (r_drop demo alpha=1, seed 2): what was wrong stands above")
+    codes["r_drop demo alpha=1, seed 2"] = 75
+    code, _, err = call(*command)
+    assert code == 75 and err.startswith("The time is over before r_drop demo alpha=1, seed 2: the same command goes")
+
+
+def test_one_that_fails_without_jobs_does_not_keep_the_others_either(call, monkeypatch):
+    def train(experiment, settings, *rest):
+        if settings.alpha == 1:
+            raise UserError("This one fails.")
+        return done.append(settings.alpha) or []
+
+    done = []
+    monkeypatch.setattr("kdutils.study.running.run", train)
+    code, _, err = call(*["train", "r_drop", "--tasks", "translation", "--sweep", "alpha=1,2"])
+    assert code == 1 and done == [2.0]
+    assert err.startswith("[r_drop demo alpha=1] kdutils: This one fails.\nkdutils: 1 failed (r_drop demo alpha=1): ")
+
+
+def test_a_dry_run_tells_the_minutes_of_what_is_left_and_writes_nothing(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("kdutils.study.running.run", lambda *arguments: pytest.fail("it ran"))
+    code, out, err = call(*tiny_train(seeds=("1", "2")), "--sweep", "alpha=1,2", "--arms", "baseline", "--dry-run")
+    assert (code, err) == (0, "") and list(tmp_path.iterdir()) == []
+    first, second = out.splitlines()
+    times = "".join(rf", {name} \d+\.\d" for name in ("here", "T4", "L4", "A100", "H100"))
+    for line, alpha in ((first, 1), (second, 2)):
+        assert re.fullmatch(rf"r_drop demo alpha={alpha}  seeds 1 2, 0 of 2 finished; minutes left:{times[1:]}", line)
+
+
+def test_what_a_notebook_does_by_itself_is_what_run_shows(call, monkeypatch):
+    code, out, err = call("run", "r_drop", "self_distillation", "--preset", "study", "--runs", "there", "--dry-run")
+    own = [runner.own_parameters(name) for name in ("r_drop", "self_distillation")]
+    assert [one["tasks"] for one in own] == [["translation"], ["classification"]]
+    assert (code, err) == (0, "")
+    for line, one in zip(out.splitlines(), own, strict=False):
+        assert (
+            f"  seeds {' '.join(map(str, one['seeds']))}, 0 of {len(one['seeds'])} finished; minutes left: here "
+            in line
+        )
 
 
 def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
@@ -300,7 +400,7 @@ def test_run_all_ends_with_the_map_of_the_suite(call, monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "HOME", tmp_path)
     (tmp_path / "notebooks").mkdir()
     for name in ("00_start_here.ipynb", *papers):
-        (tmp_path / "notebooks" / name).write_text("")
+        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
     monkeypatch.setattr(
         runner, "run_notebook", lambda notebook, parameters, output: seen.append((notebook.name, output))
     )
@@ -337,6 +437,100 @@ def test_doctor_fails_where_something_is_missing(call, tmp_path):
 
 def test_report_without_folders_says_how_to_begin(refused):
     assert "python -m kdutils run r_drop" in refused("report")
+
+
+# --- what is fetched ---------------------------------------------------------------------------------------------
+
+
+def test_what_needs_nothing_from_elsewhere_says_so(call):
+    code, out, err = call("fetch", "r_drop", "distilbert")
+    assert (code, err) == (0, "") and out.split("\n\n")[0] == (
+        "r_drop, translation, preset demo needs nothing that is not here"
+    )
+    assert out.count("needs nothing that is not here") == 3
+
+
+def test_a_folder_is_checked_for_files_columns_and_rows(call, refused, classification_folder):
+    few = ["validation_rows=5", "test_rows=6", "vocab_size=100"]
+    command = ["fetch", "r_drop", "--tasks", "classification", "--set", f"data={classification_folder}", *few]
+    code, out, err = call(*command, "train_rows=30")
+    assert (code, err) == (0, "") and f"  folder {classification_folder}\n" in out
+    assert "  train 30, validation 5, test 6 rows of text, label\n" in out
+    assert "has 40 training rows, where 50 are asked for: set train_rows to fewer" in refused(*command, "train_rows=50")
+    assert "no paper 'x'" in refused("fetch", "r_drop", "x")
+    (classification_folder / "train.jsonl").write_text('{"words": "a", "label": 1}\n')
+    assert "has the columns words, label" in refused(*command, "train_rows=0")
+    (classification_folder / "train.jsonl").unlink()
+    assert "has no train split" in refused(*command, "train_rows=0")
+
+
+def test_without_a_network_the_sentence_says_what_is_missing(refused):
+    assert "stanfordnlp/sst2 is not in the cache" in refused(
+        "fetch", "r_drop", "--preset", "study", "--tasks", "classification"
+    )
+
+
+def test_what_is_needed_of_the_hub_is_found_in_all_settings():
+    from kdutils.study.experiment import resolve
+    from kdutils.study.fetch import needed
+
+    def of(paper, preset, changes=None):
+        found = resolve(runner.load(paper).EXPERIMENTS, preset, changes)
+        return sorted({each for settings in found.values() for each in needed(settings)})
+
+    assert of("r_drop", "demo") == of("tutor_kd", "demo") == of("lssd", "demo") == []
+    assert of("r_drop", "study") == [
+        ("data set", "hub:bentrevett/multi30k"), ("data set", "hub:stanfordnlp/sst2"), ("model", "bert-base-uncased")
+    ]  # fmt: skip
+    found = of("distilbert", "paper")
+    assert ("data set", "hub:rajpurkar/squad") in found and ("data set", "hub:nyu-mll/glue/cola") in found
+    pairs = of("lssd", "small")
+    assert pairs and all(kind == "data set" and "{pair}" not in one and "opus-100/" in one for kind, one in pairs)
+
+
+def test_a_set_of_the_hub_is_fetched_told_and_opened_without_a_network(call, monkeypatch, tmp_path):
+    """A pretend hub: what it serves lies in a folder, and goes into the library's own cache."""
+    import datasets
+    import huggingface_hub
+
+    for split, count in (("train", 40), ("validation", 6), ("test", 6)):
+        write(tmp_path / f"mood/{split}.jsonl", labelled(count))
+    cache, load = tmp_path / "cache", datasets.load_dataset
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    asked = []
+
+    def serve(path, config, revision=None):
+        asked.append(path)
+        if not (cache / "someone___mood").exists():
+            load(str(tmp_path / "mood"))
+            (cache / "mood").rename(cache / "someone___mood")
+        return load(str(tmp_path / "mood"))
+
+    class Api:
+        def dataset_info(self, name, **options):
+            files = [SimpleNamespace(rfilename="train.jsonl", size=2_500_000)]
+            return SimpleNamespace(siblings=files, card_data=SimpleNamespace(license="cc0-1.0"))
+
+    monkeypatch.setattr(datasets, "load_dataset", serve)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    changes = ["data=hub:someone/mood", "train_rows=30", "validation_rows=0", "test_rows=0", "vocab_size=100"]
+    command = ["fetch", "r_drop", "--tasks", "classification", "--set", *changes]
+    code, out, err = call(*command)
+    assert code == 0 and "kdutils: " not in err  # where the library draws its bars
+    assert out.splitlines() == [
+        "r_drop, classification, preset demo ",
+        "  data set hub:someone/mood: up to 2.5 MB, licence: cc0-1.0",
+        "  train 30, validation 6, test 6 rows of text, label",
+        "All of it can be used without a network",
+    ]
+    (cache / "someone___mood").rename(cache / "lost")
+    monkeypatch.setattr("kdutils.study.fetch.load_from_hub", lambda *arguments: None)
+    monkeypatch.setattr("kdutils.study.fetch.checked", lambda *arguments: "fine")
+    code, out, err = call(*command)  # the process without a network finds nothing
+    assert code == 1 and "What was fetched cannot be used without a network" in err
 
 
 # --- training, for real ------------------------------------------------------------------------------------------

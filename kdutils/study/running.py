@@ -42,6 +42,11 @@ def folder(experiment: Experiment, settings: Settings, runs: str | Path = "runs"
     return Path(runs) / experiment.paper / f"{experiment.name}-{settings.preset}-{settings.digest}"
 
 
+def record_file(experiment: Experiment, settings: Settings, seed: int, runs: str | Path = "runs") -> Path:
+    """The record of a seed, which is written when its arms are finished."""
+    return folder(experiment, settings, runs) / f"seed-{seed}" / "record.json"
+
+
 def run(
     experiment: Experiment,
     settings: Settings,
@@ -66,9 +71,9 @@ def run(
     corpus = task.corpus if task else experiment.task.load(settings)
     until = time.monotonic() + 60 * max_minutes if max_minutes else None
     for seed in checked_seeds(seeds):
-        seed_folder = folder(experiment, settings, runs) / f"seed-{seed}"
+        seed_folder = record_file(experiment, settings, seed, runs).parent
         _check_data(experiment, settings, corpus, seed, seed_folder)
-        if _recorded(seed_folder, chosen):
+        if is_finished(experiment, settings, seed, runs, arms):
             print(f"{experiment.name}, seed {seed}: loaded from {shown_path(seed_folder)}")
             continue
         if not task:
@@ -236,11 +241,16 @@ def _metrics(model: PreTrainedModel, fitted: Fitted, scores: dict[str, float]) -
     }
 
 
-def _recorded(seed_folder: Path, arms: Sequence[Arm]) -> bool:
-    """Whether all arms are finished and in the record; a run killed after the last of them has not written it yet."""
-    record = seed_folder / "record.json"
-    finished = all(kept.result(seed_folder / arm.name) is not None for arm in arms)
-    return finished and record.exists() and all(arm.name in read_json(record)["arms"] for arm in arms)
+def is_finished(
+    experiment: Experiment, settings: Settings, seed: int, runs: str | Path = "runs", arms: Sequence[str] | None = None
+) -> bool:
+    """Whether these arms, by default all but ablations, are finished at this seed and in its record.
+
+    A run that was killed after the last of them has not written it yet.
+    """
+    record, chosen = record_file(experiment, settings, seed, runs), experiment.chosen(arms)
+    finished = all(kept.result(record.parent / arm.name) is not None for arm in chosen)
+    return finished and record.exists() and all(arm.name in read_json(record)["arms"] for arm in chosen)
 
 
 def _record(experiment: Experiment, task: Task, seed: int, seed_folder: Path) -> Record:
