@@ -53,11 +53,13 @@ def forcing(transfer: str = "kd", alpha: float | None = None, future: bool = Tru
 
     def method(s: Settings) -> SeerForcing:
         weight = {"kd": 1.0, "l2": s.l2_weight, "adversarial": s.adversarial_weight}[transfer]
-        return SeerForcing(
+        forced = SeerForcing(
             s.alpha if alpha is None else alpha, transfer, weight, s.full_cross_entropy, s.label_smoothing,
             s.smoothing_convention, reading=s.reading, shift=s.shift if future else s.max_length,
             dropout=s.seer_dropout,
         )  # fmt: skip
+        forced.passes = passes(s.layers, s.width, s.feedforward, s.vocab_size)  # known before there is a model
+        return forced
 
     return method
 

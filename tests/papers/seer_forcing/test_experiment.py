@@ -502,3 +502,11 @@ def test_real_data(real_data, tmp_path):
     method = load_method(EXPERIMENT, settings, "seer_forcing", net, 1, tmp_path)
     seen = method.extra_scores(net, Translation(settings).fixed_batches("test"))
     assert seen["seer_loss"] == pytest.approx(metrics["test_seer_loss"], rel=1e-6)
+
+
+def test_the_cost_is_known_before_there_is_a_model():
+    for arm in (EXPERIMENT.arm("seer_forcing"), EXPERIMENT.arm("no_future")):
+        for preset in ("grammar", "small"):
+            s = resolve(EXPERIMENTS, preset)["translation"]
+            more = EXPERIMENT.arm("baseline_compute").recipe(s)["updates"]
+            assert more == round(arm.method(s).passes * s.updates) > s.updates
