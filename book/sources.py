@@ -279,7 +279,9 @@ def api_pages() -> dict[str, str]:
     for paper in papers():
         pages[f"api/papers/{paper}.rst"] = package_page(f"kdutils.papers.{paper}", paper)
     command = [headline("command line", "="), module_text("kdutils.__main__")]
-    pages["api/command_line.rst"] = "\n".join([*command, headline("runner", "-"), module_text("kdutils.runner")])
+    for name in ("launch", "runner"):
+        command += [headline(name, "-"), module_text(f"kdutils.{name}")]
+    pages["api/command_line.rst"] = "\n".join(command)
     overview = [headline("Modules", "="), module_text("kdutils", members=False), toctree(*wings(), "command_line")]
     pages["api/index.rst"] = "\n".join(overview)
     return pages
