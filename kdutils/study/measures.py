@@ -165,7 +165,8 @@ def _rank_correlation(x: list[float], y: list[float]) -> float:
 def _with_arm(records: Sequence[Record], arm: str) -> list[Record]:
     having = [record for record in records if arm in record["arms"]]
     if records and not having:
-        raise unknown("arm", arm, sorted({name for record in records for name in record["arms"]}))
+        held = ", ".join(sorted({name for record in records for name in record["arms"]})) or "none"
+        raise UserError(f"The arm '{arm}' was not recorded here; these were: {held}.")  # so a claim on it is not run
     return having
 
 

@@ -437,7 +437,7 @@ def test_a_diverged_seed_is_said_in_the_legend():
 
 
 def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="no arm 'dr'. Known: baseline, rd"):
+    with pytest.raises(UserError, match="The arm 'dr' was not recorded here; these were: baseline, rd"):
         plots.curves(RECORDS, "loss", ["dr"])
     with pytest.raises(UserError, match="metric 'los'. Did you mean 'loss'"):
         plots.curves(RECORDS, "los", ["rd"])

@@ -200,7 +200,7 @@ def test_nothing_run():
     assert empty.reason
     absent = grade(Claim("R1", "It holds.", lambda r: measures.value(r, "r_dorp", "bleu")), [record(1, r_drop={})])
     assert absent.verdict == "not run"
-    assert "Did you mean 'r_drop'" in absent.reason
+    assert absent.reason == "The arm 'r_dorp' was not recorded here; these were: r_drop."
     assert "'kl'" in grade(Claim("R1", "It holds.", lambda r: {1: r[0]["kl"]}), [record(1)]).reason
 
 
