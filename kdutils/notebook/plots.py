@@ -15,6 +15,7 @@ import html
 import io
 import math
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
@@ -347,7 +348,8 @@ def forest(graded: Sequence[tuple[str, claims.Grade]], xlabel: str) -> Figure:
     rows = [(bed, grade) for bed, grade in graded if grade.values and math.isfinite(grade.mean)]
     if not rows:
         raise UserError("There is nothing to draw: none of these claims has a number yet.")
-    figure, axes = blank(6.4, 0.9 + 0.55 * len(rows))
+    names = [f"{bed},\n{textwrap.fill(grade.claim.words, 30)}" for bed, grade in rows]  # long ones squeeze the axis
+    figure, axes = blank(6.4, 0.9 + 0.2 * len(rows) + 0.18 * sum(1 + name.count("\n") for name in names))
     axes.axvline(0, color=COLOURS["reference"], linewidth=1)
     for y, (_, grade) in enumerate(rows):
         colour = COLOURS["method"] if grade.verdict == claims.SUPPORTED else COLOURS["reference"]
@@ -357,7 +359,7 @@ def forest(graded: Sequence[tuple[str, claims.Grade]], xlabel: str) -> Figure:
         axes.plot(grade.mean, y, "|", color="black", markersize=13, markeredgewidth=2)
         if grade.claim.published is not None:
             axes.plot(grade.claim.published, y, "D", markersize=7, markerfacecolor="white", color="black")
-    axes.set_yticks(range(len(rows)), [f"{bed},\n{grade.claim.words}" for bed, grade in rows])
+    axes.set_yticks(range(len(rows)), names)
     axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     axes.grid(axis="y", visible=False)
     return figure
