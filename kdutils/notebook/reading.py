@@ -168,6 +168,8 @@ def play(
     for control in panel.children:
         if hasattr(control, "continuous_update"):
             control.continuous_update = False  # redraw when the slider is let go, not at every pixel
+        if hasattr(control, "style"):
+            control.style.description_width = "initial"  # the whole name of a setting, not its first letters
     display(panel)
 
 
