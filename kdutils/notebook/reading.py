@@ -13,6 +13,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -176,12 +177,15 @@ def play(
 # --- the committed form -------------------------------------------------------------------------------------
 
 
+BAR = re.compile(r"\d%\|.*\| [\d,]+/[\d,]+ \[")  # a line of tqdm, half-way: says nothing once the cell has ended
+
+
 def tidy(notebook: Any) -> Any:
     """Turns an executed notebook (an nbformat node), in place, into the form that is committed; returns it.
 
     Takes out what differs from run to run or from machine to machine and what keeps GitHub from rendering:
-    widget state and views, the runner's timings, cells it injected, cleared bars, the name of a local kernel, and
-    the second copy of a figure whose HTML holds it already.
+    widget state and views, the runner's timings, cells it injected, bars half-way or cleared, the name of a local
+    kernel, and the second copy of a figure whose HTML holds it already.
     """
     for key in ("widgets", "papermill", "toc", "vscode"):
         notebook.metadata.pop(key, None)
@@ -193,6 +197,9 @@ def tidy(notebook: Any) -> Any:
         for key in ("papermill", "execution", "collapsed", "scrolled", "outputId", "colab"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = "".join(filter(lambda line: not BAR.search(line), output.text.splitlines(True)))
             cell.outputs = [output for output in cell.outputs if not _disposable(output)]
             count += cell.execution_count is not None
             cell.execution_count = count if cell.execution_count is not None else None

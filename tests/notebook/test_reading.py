@@ -356,6 +356,16 @@ def test_tidy_takes_out_what_differs_from_run_to_run():
     assert tidied.metadata.kernelspec.display_name == "Python 3"
 
 
+def test_tidy_leaves_no_bar_half_way():
+    bar = "lssd, seed 1:  92%|#####4  | 1,109/1,200 [00:30<00:02, 33.34it/s, loss 3.259]\n"
+    told = "trained in 36 s: 92% | 3/4 [of it]\n"
+    node = nbformat.v4.new_notebook(cells=[code("1"), code("2")])
+    for cell, text in zip(node.cells, (bar + told, bar), strict=True):
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    kept, gone = (cell.outputs for cell in reading.tidy(node).cells)
+    assert [output.text for output in kept] == [told] and gone == []
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ipykernel") is None, reason="needs ipykernel")
 def test_in_a_kernel_that_a_runner_started():
     sources = [
