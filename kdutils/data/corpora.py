@@ -20,7 +20,7 @@ import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdutils.core.errors import UserError, unknown
@@ -37,6 +37,7 @@ DEMO_ROWS = {
     "text": {"train": 2000, "validation": 200, "test": 200},
 }
 DEMOS = ("demo", "demo:acceptability")
+ORDER = "order:"  # before a source: its texts, with the question whether their words are in order
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 CARVED_SHARE, CARVED_MOST = 0.05, 1000  # what is taken from train when a split is missing
 
@@ -82,7 +83,8 @@ def load_corpus(
 ) -> Corpus:
     """Loads a corpus for the task "translation", "classification", "regression" or "text".
 
-    source      "demo"; for classification also "demo:acceptability" (is this a sentence of the language?);
+    source      "demo"; for classification also "demo:acceptability" (is this a sentence of the language?), and
+                "order:" before any other of these (were two neighbouring words swapped?);
                 "hub:owner/name" or "hub:owner/name/config", either with "@revision" at the end;
                 "hub:./folder" or "hub:/folder" for a data set in the hub's layout that lies on your disk
                 ("hub:./folder/config" where ./folder has a README.md that lists configurations); or a folder.
@@ -105,6 +107,9 @@ def load_corpus(
     """
     request = _request(task, pair, language, columns)
     most = _checked_rows(rows)
+    if str(source).startswith(ORDER):
+        options = {"language": language, "rows": rows, "test_split": test_split, "columns": columns}
+        return _ordered(load_corpus(str(source)[len(ORDER) :], "text", **options, seed=seed, max_words=max_words), task)
     if str(source) in DEMOS:
         return _demo(str(source), request, most, test_split, seed, max_words)
     found = open_hub(str(source), request) if str(source).startswith("hub:") else open_folder(Path(source), request)
@@ -114,6 +119,30 @@ def load_corpus(
     splits = {split: _sample(split, splits[split], most.get(split), seed, request) for split in SPLITS}
     notes = tuple(dict.fromkeys((*request.notes, *overlaps(splits))))
     return Corpus(found.name, task, splits, labels, found.languages or request.languages, notes)
+
+
+def _ordered(corpus: Corpus, task: str) -> Corpus:
+    """The question whether two neighbouring words of a text were swapped, as they are in every other one.
+
+    A hash of the text decides whether, and where; texts of fewer than four words are left out. It is the probe "bigram
+    shift" of Conneau et al. (ACL 2018, arXiv:1805.01070): the words alone do not answer it, their order does.
+    """
+    if task != "classification":
+        raise UserError(f"'{ORDER}' asks a question with two answers: take it for classification, not for {task}.")
+    splits: dict[str, list[Row]] = {}
+    for split, rows in corpus.splits.items():
+        splits[split] = []
+        for words in (row["text"].split() for row in rows):
+            draw = int(digest(" ".join(words)), 16)
+            at = draw // 2 % max(1, len(words) - 1)
+            if len(words) < 4 or draw % 2 and words[at] == words[at + 1]:
+                continue
+            if draw % 2:
+                words[at], words[at + 1] = words[at + 1], words[at]
+            splits[split].append({"text": " ".join(words), "label": draw % 2})
+    note = "Two neighbouring words are swapped in every other text; those of fewer than four words are left out."
+    return replace(corpus, name=f"{corpus.name}_order", task=task, splits=splits, labels=("as written", "swapped"),
+                   notes=(*corpus.notes, note))  # fmt: skip
 
 
 def _request(task: str, pair: str, language: str, columns: Mapping[str, str] | None) -> Request:

@@ -22,7 +22,7 @@ from kdutils.core.errors import UserError
 from kdutils.core.files import digest
 from kdutils.core.processes import main_process
 from kdutils.core.settings import Setting, Settings, Table
-from kdutils.data.corpora import Corpus, list_corpora, load_corpus
+from kdutils.data.corpora import ORDER, Corpus, list_corpora, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.measures import Record, Values, value
@@ -161,8 +161,10 @@ def _test_split(source: str) -> str:
 
 
 def task_name(source: str) -> str:
-    """What a task is called in results: the last part of its folder, or of its name on the hub."""
-    return Path(str(source).replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
+    """What a task is called in results: the last part of its folder, or of its name on the hub; "..._order"."""
+    plain = str(source).removeprefix(ORDER)
+    name = Path(plain.replace("demo:", "").removeprefix("hub:").partition("@")[0]).name
+    return name if plain == str(source) else f"{name}_order"
 
 
 def exam_task(model: str | Path, source: str, settings: Settings, exam: type[Exam] | None = None) -> Exam:

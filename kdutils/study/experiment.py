@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from kdutils.core.errors import UserError, unknown
 from kdutils.core.files import digest
 from kdutils.core.settings import Settings, Table
+from kdutils.data.corpora import ORDER
 from kdutils.study import kept
 from kdutils.tasks.base import Task
 from kdutils.training.method import Method
@@ -193,6 +194,8 @@ def absolute(value: Any) -> Any:
     """
     if isinstance(value, list):
         return [absolute(one) for one in value]
+    if str(value).startswith(ORDER):
+        return ORDER + absolute(str(value)[len(ORDER) :])
     if value == "demo":
         return value  # what comes with this package, whatever lies here under that name
     hub, path = ("hub:", value[4:]) if str(value).startswith("hub:") else ("", str(value))

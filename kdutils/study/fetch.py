@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdutils.core.errors import UserError
 from kdutils.core.settings import Settings
+from kdutils.data.corpora import ORDER
 from kdutils.data.readers import hub_address, load_from_hub
 from kdutils.models.build import loading
 from kdutils.study.experiment import FOLDERS, Experiment
@@ -25,7 +26,7 @@ def needed(settings: Settings) -> list[tuple[str, str]]:
     pairs = ["-".join(sorted((one, settings.pivot))) for one in settings.get("languages", ())] or [""]
     kinds = {}
     for name, value in found:
-        for one in value if isinstance(value, list) else [value]:
+        for one in (str(each).removeprefix(ORDER) for each in (value if isinstance(value, list) else [value])):
             local = not one.startswith("hub:") and name in ("data", "downstream") or Path(one).is_dir()
             kind = "folder" if local or one.startswith(("hub:/", "hub:.")) else "model"
             kind = "data set" if kind == "model" and one.startswith("hub:") else kind

@@ -33,7 +33,7 @@ from kdutils.core.errors import UserError
 from kdutils.core.machine import threads
 from kdutils.core.settings import Settings
 from kdutils.data import batches as b
-from kdutils.data.corpora import CARVED_MOST, CARVED_SHARE, Corpus
+from kdutils.data.corpora import CARVED_MOST, CARVED_SHARE, ORDER, Corpus
 from kdutils.data.readers import ROW_MEMORY
 from kdutils.models import build
 from kdutils.models.forward import mode
@@ -174,7 +174,8 @@ class _Outline:
 
     def __init__(self, settings: Settings, config: Any = None, tokenizer: Any = None) -> None:
         self.meter, self.decoded, self.notes, self.config, self.given = Meter(), 0, (), config, tokenizer
-        self.settings, self.known, data = settings, {}, str(settings.data)  # known: what was counted once for all alike
+        self.settings, self.known = settings, {}  # known: what was counted once for all alike
+        data = str(settings.data).removeprefix(ORDER)
         if data.startswith("demo") or Path(data.partition("{pair}")[0]).is_dir():
             started = time.process_time()
             super().__init__(settings)
@@ -195,7 +196,7 @@ class _Outline:
 
     def _looked_up(self) -> dict[str, Any]:
         """Of a set of the hub: what is known of it; a split that is missing is made as `kdutils.data.corpora` does."""
-        address = str(self.settings.data).removeprefix("hub:").partition("@")[0]
+        address = str(self.settings.data).removeprefix(ORDER).removeprefix("hub:").partition("@")[0]
         known = next((one for name, one in FACTS["data"].items() if address.startswith(name)), None)
         if known is None:
             some = ", ".join(FACTS["data"])
