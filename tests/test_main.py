@@ -480,6 +480,7 @@ def test_what_is_needed_of_the_hub_is_found_in_all_settings():
     assert of("r_drop", "study") == [
         ("data set", "hub:bentrevett/multi30k"), ("data set", "hub:stanfordnlp/sst2"), ("model", "bert-base-uncased")
     ]  # fmt: skip
+    assert of("distilbert", "small") == [("data set", "hub:clinc/clinc_oos/plus")]  # with its exam about word order
     found = of("distilbert", "paper")
     assert ("data set", "hub:rajpurkar/squad") in found and ("data set", "hub:nyu-mll/glue/cola") in found
     pairs = of("lssd", "small")

@@ -59,6 +59,32 @@ def test_columns_can_be_mapped(tmp_path):
     assert "text_b" in refusal(tmp_path / "x", columns={"txt": "q"})
 
 
+def test_the_order_of_a_texts_words_can_be_asked_for(tmp_path):
+    texts = [f"one two three four five six of {n}" for n in range(200)] + ["a b c", "no no no no"]
+    for split in ("train", "validation", "test"):
+        write(tmp_path / f"x/{split}.jsonl", [{"text": text, "label": "any"} for text in texts])
+    corpus = load_corpus(f"order:{tmp_path / 'x'}", "classification", rows={"test": 20})
+    assert (corpus.name, corpus.task, corpus.labels) == ("x_order", "classification", ("as written", "swapped"))
+    assert "swapped" in corpus.notes[-1] and corpus.sizes()["test"] <= 20
+    places = Counter()
+    for row in corpus.splits["train"]:
+        words = row["text"].split()
+        before = next(text.split() for text in texts if sorted(text.split()) == sorted(words))
+        apart = [at for at in range(len(words)) if words[at] != before[at]]
+        assert len(apart) == 2 * row["label"]
+        if apart:  # two neighbours, each in the place of the other
+            assert apart[1] == apart[0] + 1 and words[apart[0]] == before[apart[1]]
+            places[apart[0]] += 1
+    labels = Counter(row["label"] for row in corpus.splits["train"])
+    assert labels[0] + labels[1] in (200, 201) and labels[0] > 70 and labels[1] > 70 and len(places) == 7
+    assert not any(row["text"] in ("a b c", "b a c", "a c b") for row in corpus.splits["train"])
+    again = load_corpus(f"order:{tmp_path / 'x'}", "classification", rows={"test": 20})
+    assert corpus.fingerprint == again.fingerprint  # a hash decides, no generator
+    with pytest.raises(UserError, match="take it for classification, not for text"):
+        load_corpus(f"order:{tmp_path / 'x'}", "text")
+    assert load_corpus("order:demo", "classification", rows={"train": 30, "validation": 10, "test": 10}).labels[1] == "swapped"
+
+
 def test_labels_as_text_are_numbered_in_order(tmp_path):
     for split in ("train", "validation", "test"):
         write(tmp_path / f"x/{split}.jsonl.gz", labelled(9, ("sad", "glad", "mad")))

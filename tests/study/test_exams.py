@@ -100,6 +100,8 @@ def results(place: Path) -> dict[str, dict]:
         ("hub:stanfordnlp/sst2", "sst2"),
         ("data/rte", "rte"),
         ("/data/of mine/mrpc/", "mrpc"),
+        ("order:/data/of mine/mrpc/", "mrpc_order"),
+        ("order:hub:clinc/clinc_oos/plus", "plus_order"),
     ],
 )
 def test_a_task_is_called_by_the_last_part_of_its_source(source, name):
