@@ -340,7 +340,7 @@ def test_the_presets_name_nothing_that_is_not_known():
             for preset in ("small", "study", "paper"):
                 s = resolve([experiment], preset)[experiment.name]
                 for data in [s.data, *(s.get("downstream") or [])]:
-                    address = str(data).removeprefix("hub:")
+                    address = str(data).removeprefix("order:").removeprefix("hub:")
                     assert address.startswith(("demo", *plan.FACTS["data"])), (name, preset, data)
                 assert s.get("model", "") in ("", *plan.FACTS["models"]), (name, preset)
 
