@@ -64,7 +64,7 @@ def _seen(measure: Measure) -> Measure:
 
 
 def _sees(measure: Measure) -> Need:
-    return Need("a difference of 1 BLEU could not hide: half of an interval that holds 0", _seen(measure), "<", 1.0,
+    return Need("half the width of an interval that holds 0 is small", _seen(measure), "<", 1.0,
                 "BLEU", "more seeds")  # fmt: skip
 
 
