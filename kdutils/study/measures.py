@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +30,8 @@ def value(records: Sequence[Record], arm: str, metric: str) -> Values:
     metrics = [(record["seed"], record["arms"][arm].get("metrics", {})) for record in _with_arm(records, arm)]
     known = sorted({name for _, scores in metrics for name in scores})
     if metrics and metric not in known:
-        raise unknown("metric", metric, known)
+        near = difflib.get_close_matches(metric, known, n=1, cutoff=0.75)
+        raise UserError(f"'{metric}' was not measured here." + (f" Did you mean '{near[0]}'?" if near else ""))
     return by_seed(((seed, as_float(scores.get(metric))) for seed, scores in metrics), f"{arm}'s {metric}")
 
 

@@ -232,7 +232,7 @@ def test_value_keeps_missing_numbers_visible_and_refuses_unknown_names():
     records = [record(1, a={"bleu": 1.0}), record(2, a={"bleu": None}), record(3, a={})]
     found = measures.value(records, "a", "bleu")
     assert found[1] == 1.0 and math.isnan(found[2]) and math.isnan(found[3])
-    with pytest.raises(UserError, match="metric 'blue'. Did you mean 'bleu'"):
+    with pytest.raises(UserError, match="'blue' was not measured here. Did you mean 'bleu'"):
         measures.value(records, "a", "blue")
     assert measures.value([], "a", "bleu") == {}
 
