@@ -15,8 +15,16 @@ def gain(theirs: str, ours: str = OURS, metric: str = "exam_macro"):
 
 
 def _second(metric: str):
-    """A measure: a score with a second distillation in the fine-tuning minus that without, of the same student."""
-    return lambda records: paired(*(value(records, OURS, f"{kind}_{metric}") for kind in ("second", "exam")))
+    """A measure: a score with a second distillation in the fine-tuning minus that without, of the same student.
+
+    Seeds in which no fine-tuned teacher was at hand have no such score, and are left out.
+    """
+
+    def measure(records: list[dict]) -> measures.Values:
+        sat = [one for one in records if f"second_{metric}" in one["arms"].get(OURS, {}).get("metrics", {})]
+        return paired(*(value(sat or records, OURS, f"{kind}_{metric}") for kind in ("second", "exam")))
+
+    return measure
 
 
 KNOWS = Need("the teacher knows more: its downstream score exceeds that of the student trained without it by 2 points",
