@@ -38,6 +38,7 @@ DEMO_ROWS = {
 }
 DEMOS = ("demo", "demo:acceptability")
 ORDER = "order:"  # before a source: its texts, with the question whether their words are in order
+SWAPPED, SHOWN = ("as written", "swapped"), 30  # answers; words, about the 48 tokens that exams on a CPU read
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 CARVED_SHARE, CARVED_MOST = 0.05, 1000  # what is taken from train when a split is missing
 
@@ -124,25 +125,26 @@ def load_corpus(
 def _ordered(corpus: Corpus, task: str) -> Corpus:
     """The question whether two neighbouring words of a text were swapped, as they are in every other one.
 
-    A hash of the text decides whether, and where; texts of fewer than four words are left out. It is the probe "bigram
-    shift" of Conneau et al. (ACL 2018, arXiv:1805.01070): the words alone do not answer it, their order does.
+    A hash of the text decides whether, and where among its first `SHOWN` words, so that a text that is cut still shows
+    it; texts of fewer than four words are left out. It is the probe "bigram shift" of Conneau et al. (ACL 2018,
+    arXiv:1805.01070): the words alone do not answer it, their order does.
     """
     if task != "classification":
         raise UserError(f"'{ORDER}' asks a question with two answers: take it for classification, not for {task}.")
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[Row]] = {split: [] for split in corpus.splits}
     for split, rows in corpus.splits.items():
-        splits[split] = []
         for words in (row["text"].split() for row in rows):
             draw = int(digest(" ".join(words)), 16)
-            at = draw // 2 % max(1, len(words) - 1)
+            at = draw // 2 % max(1, min(len(words), SHOWN) - 1)
             if len(words) < 4 or draw % 2 and words[at] == words[at + 1]:
                 continue
             if draw % 2:
                 words[at], words[at + 1] = words[at + 1], words[at]
             splits[split].append({"text": " ".join(words), "label": draw % 2})
-    note = "Two neighbouring words are swapped in every other text; those of fewer than four words are left out."
-    return replace(corpus, name=f"{corpus.name}_order", task=task, splits=splits, labels=("as written", "swapped"),
-                   notes=(*corpus.notes, note))  # fmt: skip
+        if not splits[split]:
+            raise UserError(f"No text of the {split} split of '{corpus.name}' has four words: its order asks nothing.")
+    notes = (*corpus.notes, "Two neighbouring words are swapped in every other text; short ones (< 4) are left out.")
+    return replace(corpus, name=f"{corpus.name}_order", task=task, splits=splits, labels=SWAPPED, notes=notes)
 
 
 def _request(task: str, pair: str, language: str, columns: Mapping[str, str] | None) -> Request:

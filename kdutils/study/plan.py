@@ -174,8 +174,8 @@ class _Outline:
 
     def __init__(self, settings: Settings, config: Any = None, tokenizer: Any = None) -> None:
         self.meter, self.decoded, self.notes, self.config, self.given = Meter(), 0, (), config, tokenizer
-        self.settings, self.known = settings, {}  # known: what was counted once for all alike
-        data = str(settings.data).removeprefix(ORDER)
+        # known: what was counted once for all alike
+        self.settings, self.known, data = settings, {}, str(settings.data).removeprefix(ORDER)
         if data.startswith("demo") or Path(data.partition("{pair}")[0]).is_dir():
             started = time.process_time()
             super().__init__(settings)

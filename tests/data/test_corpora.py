@@ -85,6 +85,23 @@ def test_the_order_of_a_texts_words_can_be_asked_for(tmp_path):
     assert load_corpus("order:demo", "classification", rows={"train": 30, "validation": 10, "test": 10}).labels[1] == "swapped"
 
 
+def test_a_long_text_shows_the_swap_near_its_beginning(tmp_path):
+    texts = [" ".join(f"{n}-{place}" for place in range(90)) for n in range(80)]
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text("\n".join(texts))
+    rows = load_corpus(f"order:{tmp_path}", "classification").splits["train"]
+    moved = [next(at for at, word in enumerate(row["text"].split()) if not word.endswith(f"-{at}")) for row in rows
+             if row["label"]]  # fmt: skip
+    assert len(moved) > 20 and max(moved) < 29
+
+
+def test_texts_that_are_too_short_to_be_out_of_order_are_refused(tmp_path):
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text("good day\nno\nyes it is\n")
+    with pytest.raises(UserError, match="No text of the train split of .* has four words"):
+        load_corpus(f"order:{tmp_path}", "classification")
+
+
 def test_labels_as_text_are_numbered_in_order(tmp_path):
     for split in ("train", "validation", "test"):
         write(tmp_path / f"x/{split}.jsonl.gz", labelled(9, ("sad", "glad", "mad")))

@@ -626,3 +626,13 @@ def test_one_headline_and_at_most_five_others_stand_in_the_table():
     ranks = [claim.rank for claim in CLAIMS]
     assert ranks.count("headline") == 1 and ranks.count("table") <= 5
     assert all(claim.words for claim in CLAIMS if claim.rank != "further")
+
+
+def test_a_seed_without_a_second_distillation_is_left_out_of_its_claim():
+    sat = {"exam_macro": 80.0, "second_macro": 81.5}
+    records = [
+        {"seed": seed, "arms": {"distilbert": {"metrics": scores}}}
+        for seed, scores in enumerate([sat, {"exam_macro": 90.0}, {**sat, "second_macro": None}])
+    ]
+    found = CLAIM["D8c"].measure(records)
+    assert found[0] == 1.5 and 1 not in found and math.isnan(found[2])  # one that diverged stays visible
