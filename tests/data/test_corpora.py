@@ -82,7 +82,8 @@ def test_the_order_of_a_texts_words_can_be_asked_for(tmp_path):
     assert corpus.fingerprint == again.fingerprint  # a hash decides, no generator
     with pytest.raises(UserError, match="take it for classification, not for text"):
         load_corpus(f"order:{tmp_path / 'x'}", "text")
-    assert load_corpus("order:demo", "classification", rows={"train": 30, "validation": 10, "test": 10}).labels[1] == "swapped"
+    demo = load_corpus("order:demo", "classification", rows={"train": 30, "validation": 10, "test": 10})
+    assert demo.labels[1] == "swapped"
 
 
 def test_a_long_text_shows_the_swap_near_its_beginning(tmp_path):
