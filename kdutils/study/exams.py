@@ -20,15 +20,14 @@ from transformers import PreTrainedModel
 
 from kdutils.core.errors import UserError
 from kdutils.core.files import digest
-from kdutils.core.processes import main_process
 from kdutils.core.settings import Setting, Settings, Table
 from kdutils.data.corpora import ORDER, Corpus, list_corpora, load_corpus
 from kdutils.models import build
 from kdutils.study import kept
 from kdutils.study.measures import Record, Values, value
+from kdutils.study.running import tested
 from kdutils.tasks.classification import Classification
 from kdutils.tasks.regression import Regression
-from kdutils.training.loop import evaluation_context
 from kdutils.training.method import Method, SquaredError
 
 GLUE = [f"hub:nyu-mll/glue/{name}" for name in ("sst2", "mrpc", "cola", "rte")]
@@ -54,6 +53,9 @@ MEASURES = {"": ("accuracy",), "cola": ("matthews",), "mrpc": ("accuracy", "f1")
 # CLINC150's 5500 test rows on the hub ("plus") 1000 are out of scope, which is a class of its own there
 CHANCE = {"clinc150": 0.7, "plus": 18.2, "trec": 27.6, "ag_news": 25.0, "mnli": 35.4, "mrpc": 73.2, "cola": 0.0}
 SHORTEST = 8  # tokens: less than that is no text
+# the scores of a fine-tuning, and what they begin with in its metrics: of the weights that the validation chose, of
+# the last ones, and those that settings may be chosen by
+VIEWS = {"": "test_", "last_": "last_test_", "validation_": "validation_"}
 
 MethodOf = Callable[[str, int], Method]  # (name of the task, number of the fine-tuning) -> how to fine-tune
 
@@ -118,21 +120,21 @@ def examine(
 ) -> dict[str, float]:  # fmt: skip
     """{"<prefix><task>": points, "<prefix>macro": their mean} of the model in the folder `model`, 0 to 100.
 
+    The same with "last_" before it by the last weights of the fine-tunings, and with "validation_" on that split.
     A task's points are its median over `downstream_seeds` fine-tunings; accuracy, or Matthews' correlation (CoLA), or
     the mean of F1 and accuracy (MRPC, QQP), or that of Pearson's and Spearman's correlation (STS-B and other scores),
     times 100. A finished fine-tuning is loaded, an interrupted one goes on. method: how to fine-tune; None: by the
     labels alone. keep: the fine-tuned models stay, for `finetuned`. Raises UserError for data that cannot be used,
     Paused.
     """
-    points = {}
-    for source in settings.downstream:
-        name, task = task_name(source), functools.partial(exam_task, model, source, settings)
-        found = [
-            points_of(name, finetune(task, name, settings, seed, number, folder, prefix, method, keep, until))
-            for number in range(settings.downstream_seeds)
-        ]
-        points[f"{prefix}{name}"] = statistics.median(found)
-    return {**points, f"{prefix}macro": statistics.fmean(points.values())}
+    points, numbers = {}, range(settings.downstream_seeds)
+    tasks = {task_name(one): functools.partial(exam_task, model, one, settings) for one in settings.downstream}
+    for name, task in tasks.items():
+        found = [finetune(task, name, settings, seed, one, folder, prefix, method, keep, until) for one in numbers]
+        for view in VIEWS:
+            points[f"{view}{prefix}{name}"] = statistics.median(points_of(name, metrics, view) for metrics in found)
+    means = {view: statistics.fmean(points[f"{view}{prefix}{name}"] for name in tasks) for view in VIEWS}
+    return {**points, **{f"{view}{prefix}macro": mean for view, mean in means.items()}}
 
 
 def finetuned(folder: Path, name: str, number: int, prefix: str = "exam_", kind: str = Exam.kind) -> PreTrainedModel:
@@ -195,10 +197,12 @@ def finetune(
     make: Callable[[], Exam], name: str, settings: Settings, seed: int, number: int, folder: Path, prefix: str,
     method: MethodOf | None = None, keep: bool = False, until: float | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """The metrics on the test split of one fine-tuning, in a folder of its own; see `examine`. make: its task."""
+    """The metrics of one fine-tuning, in a folder of its own; see `examine` and `VIEWS`. make: its task."""
     folder = finetuning_folder(folder, prefix, name, number)
     if kept.result(folder) is None:
         task = make()
+        how = method(name, number) if method else task.method()
+        test = functools.partial(tested, task, how)
         updates = max(1, settings.downstream_epochs * len(task.training_batches(seed)))
         recipe = task.recipe(
             updates=updates, warmup=updates // 10, eval_every=max(1, updates // settings.downstream_epochs),
@@ -207,20 +211,21 @@ def finetune(
         )  # fmt: skip
         start = int(digest(seed, number)[:7], 16)
         learner = task.model(start)
-        kept.train(
-            learner, method(name, number) if method else task.method(), task.training_batches(start), recipe, folder,
-            seed=start, cores=settings.threads, evaluate=task.validate,
-            identity=digest(settings.digest, seed, number), until=until, description=f"{name}, seed {seed}",
+        fitted = kept.train(
+            learner, how, task.training_batches(start), recipe, folder, seed=start, cores=settings.threads,
+            evaluate=task.validate, identity=digest(settings.digest, seed, number), until=until,
+            description=f"{name}, seed {seed}", finish=test,
         )  # fmt: skip
         if keep:
             kept.export(folder, learner, task.tokenizer)
-        with evaluation_context(settings.precision, learner):
-            metrics = task.test(learner) if main_process() else {}
+        metrics = test(learner)
+        metrics |= {f"last_{score}": number for score, number in (fitted.last or metrics).items()}
+        metrics |= {f"validation_{score}": number for score, number in fitted.best.items() if score != "file"}
         kept.keep(folder, {"metrics": metrics, "data": task.facts()})
     return kept.result(folder)["metrics"]
 
 
-def points_of(name: str, metrics: dict[str, float]) -> float:
-    """A task's score in points, from its metrics on the test split."""
+def points_of(name: str, metrics: dict[str, float], view: str = "") -> float:
+    """A task's score in points, from the metrics of a fine-tuning; view: which of `VIEWS`."""
     measures = (ScoreExam if "test_pearson" in metrics else Exam).measures
-    return 100 * statistics.fmean(metrics[f"test_{measure}"] for measure in measures.get(name, measures[""]))
+    return 100 * statistics.fmean(metrics[f"{VIEWS[view]}{measure}"] for measure in measures.get(name, measures[""]))

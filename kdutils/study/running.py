@@ -150,7 +150,7 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
 
     def last_weights(current: PreTrainedModel) -> dict[str, float]:
         memory.append(peak_memory_mb())  # of the training, before the test takes some
-        return _tested(task, method, current)
+        return tested(task, method, current)
 
     reset_peak_memory()
     fitted = kept.train(
@@ -162,10 +162,10 @@ def _train(experiment: Experiment, arm: Arm, trial: Trial) -> None:
     memory.append(peak_memory_mb())
     kept.export(trial.folder, model, task.tokenizer, method.modules())
     with threads(task.settings.threads):
-        tested = _tested(task, method, model, trial.folder)
-        scores = tested | experiment.exam(replace(trial, method=method), model)  # in every process: it may train
+        best = tested(task, method, model, trial.folder)
+        scores = best | experiment.exam(replace(trial, method=method), model)  # in every process: it may train
     # both selections: the weights that the validation chose, and the last, which are the same where nothing was better
-    scores |= {f"last_{name}": score for name, score in (fitted.last or tested).items()}
+    scores |= {f"last_{name}": score for name, score in (fitted.last or best).items()}
     scores["peak_memory_mb"] = memory[0]
     before = [one for one in experiment.chosen([arm.name]) if one is not arm]
     for name in ("updates", "minutes") if before else ():  # what this arm rests on took them, all arms once
@@ -202,7 +202,7 @@ def _held_out(experiment: Experiment, task: Task, method: Method, model: PreTrai
     return {**task.validate(model), **experiment.extra_scores(task, model), **own}
 
 
-def _tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
+def tested(task: Task, method: Method, model: PreTrainedModel, keep_in: Path | None = None) -> dict[str, float]:
     """The scores on the test split, in the precision of the validation; {} in all processes but the first."""
     if not main_process():
         return {}

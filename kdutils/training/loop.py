@@ -87,9 +87,7 @@ class Fitted:
     updates: int
     seconds: float
     resumed_at: int  # the update it went on from; 0 for a run in one piece
-    last: dict[str, float] = field(
-        default_factory=dict
-    )  # what `finish` found; empty where the last weights are the best
+    last: dict[str, float] = field(default_factory=dict)  # what `finish` found; {} where the last weights are the best
 
 
 def fit(

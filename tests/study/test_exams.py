@@ -87,6 +87,11 @@ def results(place: Path) -> dict[str, dict]:
     return {path.parent.name: read_json(path)["metrics"] for path in sorted(place.glob("downstream/*/result.json"))}
 
 
+def viewed(*names: str) -> set[str]:
+    """These scores, by each of the views of a fine-tuning."""
+    return {view + name for view in exams.VIEWS for name in names}
+
+
 # ---------------------------------------------------------------- names and points
 
 
@@ -117,21 +122,34 @@ def test_each_task_is_measured_as_it_is_known(name, points):
     assert points_of(name, metrics) == pytest.approx(points)
 
 
-def test_a_tasks_points_are_the_median_of_its_finetunings_and_the_macro_the_mean(examined):
+@pytest.mark.parametrize(("view", "score"), [("", "test"), ("last_", "last_test"), ("validation_", "validation")])
+def test_a_tasks_points_are_the_median_of_its_finetunings_and_the_macro_the_mean(view, score, examined):
     scores, place = examined
-    assert set(scores) == {"exam_demo", "exam_acceptability", "exam_macro"}
-    for name in ("demo", "acceptability"):
-        accuracies = [results(place)[f"exam_{name}-{number}"]["test_accuracy"] for number in range(3)]
-        assert scores[f"exam_{name}"] == pytest.approx(100 * sorted(accuracies)[1])
-    assert scores["exam_macro"] == pytest.approx((scores["exam_demo"] + scores["exam_acceptability"]) / 2)
+    names = ("exam_demo", "exam_acceptability", "exam_macro")
+    assert set(scores) == viewed(*names)
+    for name in names[:2]:
+        accuracies = [results(place)[f"{name}-{number}"][f"{score}_accuracy"] for number in range(3)]
+        assert scores[f"{view}{name}"] == pytest.approx(100 * sorted(accuracies)[1])
+    assert scores[f"{view}exam_macro"] == pytest.approx((scores[f"{view}{names[0]}"] + scores[f"{view}{names[1]}"]) / 2)
+
+
+def test_both_selections_of_a_finetuning_are_tested_and_its_validation_is_the_best_of_its_history(examined):
+    """The last weights are other weights than the chosen ones just where the last evaluation was not the best."""
+    for name, metrics in results(examined[1]).items():
+        history = map(json.loads, (examined[1] / "downstream" / name / "history.jsonl").read_text().splitlines())
+        found = [row["accuracy"] for row in history if row["kind"] == "eval"]
+        best, last = metrics["test_loss"], metrics["last_test_loss"]
+        assert metrics["validation_accuracy"] == max(found)
+        assert (best == last) == (metrics["validation_update"] == UPDATES)
 
 
 def test_the_median_is_over_all_of_the_downstream_seeds_and_the_mean_over_all_tasks(tmp_path, monkeypatch):
     found = iter([10.0, 40.0, 90.0, 20.0, 30.0, *[70.0] * 5, 0.0, 1.0, 2.0, 9.0, 9.0])
-    measures = ("test_accuracy", "test_matthews")
-    monkeypatch.setattr(exams, "finetune", lambda *a, **k: dict.fromkeys(measures, next(found) / 100))
+    views = [of + measure for of in exams.VIEWS.values() for measure in ("accuracy", "matthews")]
+    monkeypatch.setattr(exams, "finetune", lambda *a, **k: dict.fromkeys(views, next(found) / 100))
     scores = examine("model", chosen(downstream=["demo", "a/cola", "a/rte"], downstream_seeds=5), 1, tmp_path)
-    assert scores == pytest.approx({"exam_demo": 30.0, "exam_cola": 70.0, "exam_rte": 2.0, "exam_macro": 34.0})
+    expected = {"exam_demo": 30.0, "exam_cola": 70.0, "exam_rte": 2.0, "exam_macro": 34.0}
+    assert scores == pytest.approx({view + name: points for view in exams.VIEWS for name, points in expected.items()})
     assert next(found, None) is None
 
 
@@ -307,12 +325,12 @@ def test_an_exam_of_the_real_sts_benchmark(encoder, real_data, tmp_path):
     exams.check(settings)
     scores = examine(encoder, settings, 1, tmp_path, keep=True)
     metrics = results(tmp_path)["exam_stsb-0"]
-    assert set(metrics) == {"test_loss", "test_pearson", "test_spearman"}
+    assert {name for name in metrics if name.startswith("test_")} == {"test_loss", "test_pearson", "test_spearman"}
     assert scores["exam_stsb"] == pytest.approx(50 * (metrics["test_pearson"] + metrics["test_spearman"]))
     method = SecondDistillation()
     method.teacher = finetuned(tmp_path, "stsb", 0)
     more = examine(encoder, settings, 2, tmp_path, prefix="second_", method=lambda name, number: method)
-    assert set(more) == {"second_stsb", "second_macro"}
+    assert set(more) == viewed("second_stsb", "second_macro")
 
 
 @pytest.mark.parametrize(("name", "measure"), [("cola", "matthews"), ("mrpc", "accuracy"), ("rte", "accuracy")])
@@ -360,7 +378,8 @@ def test_a_kept_classifier_is_the_one_that_was_measured(examined):
     assert net.config.id2label == {0: "unacceptable", 1: "acceptable"}
     folder = finetuning_folder(place, "exam_", "acceptability", 2) / "model"
     task = exam_task(folder, "demo:acceptability", chosen())
-    assert task.test(net) == pytest.approx(results(place)["exam_acceptability-2"], rel=1e-6)
+    metrics = results(place)["exam_acceptability-2"]
+    assert task.test(net) == pytest.approx({name: metrics[name] for name in metrics if name[:5] == "test_"}, rel=1e-6)
     rows = [json.loads(line) for line in (folder.parent / "history.jsonl").read_text().splitlines()]
     best = max((row for row in rows if row["kind"] == "eval"), key=lambda row: row["accuracy"])
     assert task.validate(net)["loss"] == pytest.approx(best["loss"], rel=1e-6)  # chosen on the validation split
@@ -439,7 +458,7 @@ def test_a_teachers_knowledge_reaches_the_student_through_the_method(encoder, ex
 
     scores = examine(encoder, chosen(downstream_seeds=2), 1, tmp_path, prefix="second_", method=method, keep=True)
     assert asked == [("acceptability", 0), ("acceptability", 1)]
-    assert set(scores) == {"second_acceptability", "second_macro"}
+    assert set(scores) == viewed("second_acceptability", "second_macro")
     for number in range(2):
         place = finetuning_folder(tmp_path, "second_", "acceptability", number)
         rows = [json.loads(line) for line in (place / "history.jsonl").read_text().splitlines()]

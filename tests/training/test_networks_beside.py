@@ -153,7 +153,7 @@ KILLS = [
     ("kdutils.training.checkpoints:save_model", 2),  # half of the best seer
     ("kdutils.training.checkpoints:save_model", 6),  # half of a seer in a checkpoint
     ("kdutils.study.kept:export", 1),
-    ("kdutils.study.running:_tested", 1),
+    ("kdutils.study.running:tested", 1),
     ("kdutils.study.kept:write_json", 1),
     ("kdutils.study.kept:clear_run", 1),
     ("kdutils.study.running:write_json", 1),  # the result is written, the record is not

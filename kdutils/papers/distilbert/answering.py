@@ -245,6 +245,7 @@ def answer_exam(
 ) -> dict[str, float]:  # fmt: skip
     """{"<prefix>squad_f1", "<prefix>squad_em"} of the model in the folder `model`, in points from 0 to 100.
 
+    The same with "last_" before it by the last weights of the fine-tunings, and with "validation_" on that split.
     As `exams.examine`, by the settings of this module: medians over `downstream_seeds` fine-tunings, each of which
     chooses its weights by F1 on the validation questions and looks at the test questions once. method(name, number):
     how to fine-tune, see `taught`; None: by the labels alone. Raises UserError for data that cannot be used, Paused.
@@ -256,7 +257,8 @@ def answer_exam(
         for number in range(settings.downstream_seeds)
     ]
     return {
-        f"{prefix}squad_{points}": 100 * statistics.median(metrics[f"test_{score}"] for metrics in found)
+        f"{view}{prefix}squad_{points}": 100 * statistics.median(metrics[f"{of}{score}"] for metrics in found)
+        for view, of in exams.VIEWS.items()
         for points, score in (("f1", "f1"), ("em", "exact"))
     }
 
