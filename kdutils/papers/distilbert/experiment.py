@@ -52,7 +52,7 @@ SETTINGS = MaskedLM.settings_table.extended(
     *answering.SETTINGS,
     **bed(
         data={"source": "paper: English Wikipedia and Toronto BookCorpus; here without the latter"},
-        train_rows={"study": 24_000},  # what the updates read once: all of WikiText-103 takes minutes to tokenise
+        train_rows={"study": 24_000},  # which the updates read 1.4 times: all of WikiText-103 takes minutes to tokenise
         model={"source": "paper: BERT-base"},
         mask_probability={"source": f"paper silent; {CODE}, train.py: 0.15"},
         **{name: {"source": "given by the model"} for name in ("width", "layers", "heads", "feedforward")},
