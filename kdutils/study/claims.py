@@ -195,7 +195,7 @@ def grade(claim: Claim, records: Sequence[Record]) -> Grade:
         found = interval(last.values())
         if _judge(claim, last, *found[1:])[0] != verdict:
             signed = format_interval(*found, claim.bound == 0)
-            reason += f" Only under one selection: with the last weights it is {signed} {claim.unit}".rstrip() + "."
+            reason += f" The two selections disagree: with the last weights it is {signed} {claim.unit}".rstrip() + "."
             verdict = INCONCLUSIVE
     return Grade(claim, verdict, reason, values, mean, low, high)
 

@@ -125,7 +125,7 @@ def test_a_gain_under_one_selection_only_is_said_to_be_so():
     assert both.verdict == "supported" and "selection" not in both.reason and both.mean == pytest.approx(5.0)
     one = grade(claim, selected((5.0, 0.4), (5.1, -0.5), (4.9, 0.2)))
     assert one.verdict == "inconclusive" and one.mean == pytest.approx(5.0)
-    assert "Only under one selection: with the last weights it is +0.0" in one.reason
+    assert "The two selections disagree: with the last weights it is +0.0" in one.reason
     against = grade(claim, selected((5.0, -4.0), (5.1, -4.2), (4.9, -3.9)))
     assert against.verdict == "inconclusive" and "it is -4.0" in against.reason
 
