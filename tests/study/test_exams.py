@@ -135,6 +135,7 @@ def test_a_tasks_points_are_the_median_of_its_finetunings_and_the_macro_the_mean
 
 def test_both_selections_of_a_finetuning_are_tested_and_its_validation_is_the_best_of_its_history(examined):
     """The last weights are other weights than the chosen ones just where the last evaluation was not the best."""
+    assert {one["validation_update"] == UPDATES for one in results(examined[1]).values()} == {True, False}
     for name, metrics in results(examined[1]).items():
         history = map(json.loads, (examined[1] / "downstream" / name / "history.jsonl").read_text().splitlines())
         found = [row["accuracy"] for row in history if row["kind"] == "eval"]
